@@ -1,0 +1,1 @@
+"""The method core: pure torch, knows no domain, no file format and no command line."""

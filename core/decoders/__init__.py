@@ -1,0 +1,1 @@
+"""How a guess is made for a token that the encoder did not see."""

@@ -1,0 +1,1 @@
+"""How seen tokens are represented."""

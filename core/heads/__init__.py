@@ -1,0 +1,1 @@
+"""What sits on a pre-trained encoder."""

@@ -1,0 +1,1 @@
+"""Who is seen, who is predicted, who is absent: scores and one top-k."""

@@ -1,0 +1,1 @@
+"""The training step: optimiser, schedule, engine, FLOP counts and meters."""

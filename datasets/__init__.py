@@ -1,0 +1,1 @@
+"""Storage and reading: numpy and files, no models."""

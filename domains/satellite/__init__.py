@@ -1,0 +1,1 @@
+"""Multispectral satellite archives."""

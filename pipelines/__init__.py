@@ -1,0 +1,1 @@
+"""Things that run: one module per verb of the command line."""

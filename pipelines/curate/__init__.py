@@ -1,0 +1,1 @@
+"""Scenes in, store out: restartable stages on dask."""
