@@ -1,0 +1,51 @@
+"""What a training step is given: images, what is valid in them, and where the run stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Normalised images and what is known about them.
+
+    Args:
+        images: values in the normaliser's units, anything (also NaN) where invalid.
+        valid: true where a pixel holds data; None when every pixel does.
+        ids: row of each sample in its store.
+    """
+
+    images: Float[Tensor, "b c *s"]
+    valid: Bool[Tensor, "b *s"] | None
+    ids: Int[Tensor, " b"]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device, copied asynchronously when its memory is pinned."""
+        move = {
+            name: value.to(device, non_blocking=True)
+            for name in ("images", "valid", "ids")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **move)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Args:
+        epoch: epochs done, fractional inside an epoch.
+        num_epochs: length of the run in epochs.
+    """
+
+    epoch: float
+    num_epochs: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the run that is done, 0 to 1."""
+        return self.epoch / self.num_epochs if self.num_epochs else 0.0

@@ -1,0 +1,281 @@
+"""Importing published weights: names, geometry and a table of what became of every tensor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isqrt
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError, WeightsError
+from ..grid import Grid
+from ..method import Method
+from ..methods import (
+    DecoderConfig,
+    EncoderConfig,
+    MethodConfig,
+    SelectiveMAEConfig,
+    build,
+    spec,
+)
+from ..positions import resize
+from .reading import State, read_tensors
+
+Fate = Literal["loaded", "resized", "fresh", "ignored"]
+ENCODER = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
+# Widths of the published sizes; head counts are not stored in any checkpoint.
+ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+DECODER_HEADS = {256: 8, 512: 16}
+
+
+@dataclass(frozen=True)
+class TensorFate:
+    """What became of one tensor.
+
+    Args:
+        name: its name in the method.
+        fate: loaded as it was, resized (position table), fresh (not in the file) or ignored (not
+            part of the method).
+        shape: its shape in the file, or in the method when it is fresh.
+    """
+
+    name: str
+    fate: Fate
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A method with published weights.
+
+    Args:
+        method: the composed method.
+        config: its configuration.
+        fates: one row per tensor.
+    """
+
+    method: Method
+    config: MethodConfig
+    fates: tuple[TensorFate, ...]
+
+    def summary(self) -> str:
+        """Return counts per fate, in words."""
+        counts = Counter(row.fate for row in self.fates)
+        return ", ".join(f"{counts[f]} {f}" for f in ("loaded", "resized", "fresh", "ignored"))
+
+
+def rename(state: Mapping[str, Tensor], name: str) -> tuple[State, list[TensorFate]]:
+    """Translate published parameter names into ours.
+
+    Returns:
+        tensors under our names, and a row for each one that is ignored.
+
+    Raises:
+        WeightsError: for a tensor that neither the encoder nor the decoder has, which means that
+            the file belongs to another method.
+    """
+    row, out, ignored = spec(name), {}, []
+    for key, value in state.items():
+        head, _, tail = key.partition(".")
+        if head in row.decoder_names:
+            out[row.decoder_names[head] + ("." + tail if tail else "")] = value
+        elif key.startswith(ENCODER):
+            out["encoder." + key] = value
+        elif head in row.ignored_names:
+            ignored.append(TensorFate(key, "ignored", tuple(value.shape)))
+        else:
+            raise WeightsError(
+                f"tensor {key!r} {tuple(value.shape)}",
+                f"has no place in {name}",
+                "check --from: the file seems to belong to another method",
+            )
+    return out, ignored
+
+
+def load_into(
+    method: Method, tensors: Mapping[str, Tensor], *, allow_partial: bool = False
+) -> list[TensorFate]:
+    """Load tensors under our names; nothing is changed unless everything fits.
+
+    Position tables of another grid are interpolated. Tables are derived from the grid, so one that
+    the file lacks is not counted as missing.
+
+    Args:
+        method: receives the tensors.
+        tensors: by our names.
+        allow_partial: accept that parameters outside the encoder (a decoder) are not in the file
+            and stay as they were initialised.
+
+    Raises:
+        WeightsError: when a tensor does not fit or a parameter has none.
+    """
+    own = method.state_dict()
+    buffers = {name for name, _ in method.named_buffers()}
+    fates, ready = [], {}
+    for name, value in tensors.items():
+        if name not in own:
+            raise WeightsError(
+                f"tensor {name!r} {tuple(value.shape)}",
+                "has no counterpart in the method",
+                "check depth and options of the method against the file",
+            )
+        fitted = _fit_table(method, name, value, own[name])
+        if fitted.shape != own[name].shape:
+            raise WeightsError(
+                f"tensor {name!r} {tuple(value.shape)}",
+                f"does not fit {tuple(own[name].shape)}",
+                "check patch size, width and channels of the method against the file",
+            )
+        fate: Fate = "loaded" if fitted is value else "resized"
+        fates.append(TensorFate(name, fate, tuple(value.shape)))
+        ready[name] = fitted
+    missing = [name for name in own if name not in ready and name not in buffers]
+    fatal = [n for n in missing if n.startswith("encoder.") or not allow_partial]
+    if fatal:
+        raise WeightsError(
+            f"parameter {fatal[0]!r} and {len(fatal) - 1} more",
+            "are not in the file",
+            "use a full checkpoint, or allow a fresh decoder with --allow-partial"
+            if not fatal[0].startswith("encoder.")
+            else "check depth and width of the encoder against the file",
+        )
+    method.load_state_dict(ready, strict=False)
+    return fates + [TensorFate(n, "fresh", tuple(own[n].shape)) for n in missing]
+
+
+def _fit_table(method: Method, name: str, value: Tensor, own: Tensor) -> Tensor:
+    if not name.endswith("pos_embed") or value.shape == own.shape or value.ndim != 3:
+        return value
+    shape, prefix = method.grid.shape, own.shape[1] - method.grid.num_tokens
+    body = value.shape[1] - prefix
+    side = isqrt(max(body, 0))
+    if value.shape[2] != own.shape[2] or len(shape) != 2 or side * side != body:
+        return value
+    return resize(value[0].float(), (side, side), shape, num_prefix=prefix)[None]
+
+
+def infer_config(
+    state: Mapping[str, Tensor],
+    name: str,
+    *,
+    num_heads: int | None = None,
+    decoder_heads: int | None = None,
+) -> MethodConfig:
+    """Read width, depth and patch from the tensors' shapes.
+
+    Args:
+        state: published names.
+        name: the method.
+        num_heads: attention heads of the encoder, where its width is not a published one.
+        decoder_heads: the same for the decoder.
+
+    Raises:
+        WeightsError: when the file is not a ViT checkpoint.
+        UsageError: when head counts have to be given.
+    """
+    kernel = state.get("patch_embed.proj.weight")
+    if kernel is None:
+        raise WeightsError(
+            "checkpoint", "has no patch_embed.proj.weight", "give a plain ViT checkpoint"
+        )
+    width = kernel.shape[0]
+    encoder = EncoderConfig(
+        embed_dim=width,
+        depth=_depth(state, "blocks."),
+        num_heads=_heads("--num-heads", width, num_heads, ENCODER_HEADS),
+        patch_size=kernel.shape[-1],
+        mlp_ratio=_mlp_ratio(state, "blocks.0."),
+        class_token="cls_token" in state,
+    )
+    config = spec(name).config(encoder=encoder)
+    if "mask_token" in state:
+        dim = state["mask_token"].shape[-1]
+        decoder = DecoderConfig(
+            dim=dim,
+            depth=_depth(state, "decoder_blocks."),
+            num_heads=_heads("--decoder-heads", dim, decoder_heads, DECODER_HEADS),
+            mlp_ratio=_mlp_ratio(state, "decoder_blocks.0."),
+        )
+        config = replace(config, decoder=decoder)
+    if isinstance(config, SelectiveMAEConfig):
+        config = replace(config, self_attn="decoder_blocks.0.norm0.weight" in state)
+    return config
+
+
+def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
+    numbers = {int(key.split(".")[1]) for key in state if key.startswith(prefix)}
+    return max(numbers, default=-1) + 1
+
+
+def _mlp_ratio(state: Mapping[str, Tensor], block: str) -> float:
+    weight = state.get(f"{block}mlp.fc1.weight")
+    return 4.0 if weight is None else weight.shape[0] / weight.shape[1]
+
+
+def _heads(flag: str, width: int, given: int | None, known: Mapping[int, int]) -> int:
+    if given is None and width not in known:
+        raise UsageError(
+            f"width {width}", "is not a published size, so its head count is unknown", f"give {flag}"
+        )
+    return known[width] if given is None else given
+
+
+def infer_grid(state: Mapping[str, Tensor], image_size: int | None = None) -> Grid:
+    """Read patch and channels from the patch embedding and the grid from the position table.
+
+    Raises:
+        UsageError: when there is no square table and no image size is given.
+    """
+    kernel = state["patch_embed.proj.weight"]
+    patch = tuple(kernel.shape[2:])
+    if image_size is not None:
+        return Grid.for_image((image_size,) * len(patch), patch, kernel.shape[1])
+    tokens = state["pos_embed"].shape[1] - ("cls_token" in state) if "pos_embed" in state else -1
+    side = round(max(tokens, 0) ** (1 / len(patch)))
+    if side < 1 or side ** len(patch) != tokens:
+        raise UsageError(
+            "image size", "cannot be read from the checkpoint's position table", "give --image-size"
+        )
+    return Grid((side,) * len(patch), patch, kernel.shape[1])
+
+
+def import_published(
+    source: str | Path | Mapping[str, Tensor],
+    name: str,
+    *,
+    config: MethodConfig | None = None,
+    grid: Grid | None = None,
+    image_size: int | None = None,
+    num_heads: int | None = None,
+    decoder_heads: int | None = None,
+    allow_partial: bool = False,
+) -> Imported:
+    """Build a method and fill it with published weights.
+
+    Args:
+        source: a checkpoint file, or tensors by their published names.
+        name: the method, a row of `METHODS`.
+        config: the configuration, when it is known; else it is read from the shapes.
+        grid: the geometry, when it is known; else it is read from the position table.
+        image_size: side in pixels for which the method is built.
+        num_heads: see `infer_config`.
+        decoder_heads: see `infer_config`.
+        allow_partial: accept a file without a decoder (released MAE files hold the encoder only).
+
+    Raises:
+        WeightsError: when the file cannot be trusted or does not fit.
+        UsageError: when something has to be given that the file does not tell.
+    """
+    state = source if isinstance(source, Mapping) else read_tensors(source)
+    tensors, ignored = rename(state, name)
+    if config is None:
+        config = infer_config(state, name, num_heads=num_heads, decoder_heads=decoder_heads)
+    method = build(config, grid or infer_grid(state, image_size))
+    tensors = {key: value.to(torch.float32) for key, value in tensors.items()}
+    fates = load_into(method, tensors, allow_partial=allow_partial)
+    return Imported(method, config, (*fates, *ignored))

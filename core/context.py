@@ -1,0 +1,77 @@
+"""What a step knows about its batch before anything is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .batch import Batch, Progress
+from .grid import Grid, patchify
+from .noise import Noise
+
+
+@dataclass(frozen=True)
+class Context:
+    """Patches of a batch, with invalid pixels set to zero (the mean of normalised data).
+
+    Args:
+        images: normalised images without invalid values.
+        patches: the same as tokens, see `grid.patchify`.
+        weight: per token and pixel one where valid, else zero; None when everything is valid.
+        absent: tokens with too little data to have a role; None when there is none.
+        grid: geometry of the tokens.
+        progress: where the run stands.
+        noise: source of all random draws of the step.
+        embed: returns the encoder's embedded tokens (b, n, d) without gradient, for mask
+            strategies that look at content.
+    """
+
+    images: Float[Tensor, "b c *s"]
+    patches: Float[Tensor, "b n p"]
+    weight: Float[Tensor, "b n k"] | None
+    absent: Bool[Tensor, "b n"] | None
+    grid: Grid
+    progress: Progress
+    noise: Noise
+    embed: Callable[[], Tensor]
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in the batch."""
+        return self.patches.shape[0]
+
+
+def make_context(
+    batch: Batch,
+    grid: Grid,
+    progress: Progress,
+    noise: Noise,
+    embed_patches: Callable[[Tensor], Tensor],
+    min_valid: float = 0.5,
+) -> Context:
+    """Cut a batch into tokens and decide which of them hold data.
+
+    Args:
+        batch: normalised images and their valid pixels.
+        grid: geometry the method was made for.
+        progress: where the run stands.
+        noise: source of random draws.
+        embed_patches: the encoder's embedding of (b, n, p) patches.
+        min_valid: a token with a smaller valid share is absent (curation-satellite.md, section 3).
+    """
+    images, weight, absent = batch.images, None, None
+    if batch.valid is not None:
+        images = torch.where(batch.valid[:, None], images, 0.0)
+        weight = patchify(batch.valid[:, None].to(images.dtype), grid.patch)
+        absent = weight.mean(dim=-1) < min_valid
+    patches = patchify(images, grid.patch)
+
+    def embed() -> Tensor:
+        with torch.no_grad():
+            return embed_patches(patches)
+
+    return Context(images, patches, weight, absent, grid, progress, noise, embed)

@@ -1,0 +1,71 @@
+"""The MAE decoder: mask tokens take the places of hidden tokens and all attend to all."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..encoders.contract import Features
+from ..grid import Grid
+from ..layers import Block, init_transformer
+from ..masking.plan import MaskPlan
+from ..positions import sincos
+from ..tokens import put, take
+
+
+class JointDecoder(nn.Module):
+    """Self-attention over visible tokens and mask tokens together (mae.md, step 6).
+
+    Args:
+        grid: geometry of the tokens.
+        encoder_dim: width of the features.
+        dim: width of the decoder.
+        depth: blocks.
+        num_heads: attention heads.
+        out_dim: numbers predicted per token.
+        num_prefix: class and register tokens of the encoder; they take part without position.
+        mlp_ratio: hidden width of the MLP over the width.
+    """
+
+    pos_embed: Tensor
+    taps: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        grid: Grid,
+        encoder_dim: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        out_dim: int,
+        num_prefix: int = 1,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.num_tokens, self.dim = grid.num_tokens, dim
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.register_buffer("pos_embed", sincos(grid.shape, dim, num_prefix=num_prefix)[None])
+        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, out_dim)
+        init_transformer(self)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(
+        self, features: Features, plan: MaskPlan, index: Int[Tensor, "b q"] | None = None
+    ) -> Float[Tensor, "b q t"]:
+        """Return predictions for the tokens at `index` (by default those the plan asks for)."""
+        x = self.embed(features.sequence)
+        prefix = features.prefix.shape[1]
+        full = self.mask_token.expand(x.shape[0], self.num_tokens, -1)
+        full = put(full.to(x.dtype), plan.visible, x[:, prefix:])
+        x = torch.cat([x[:, :prefix], full], dim=1) + self.pos_embed
+        readable = None
+        if plan.absent is not None:
+            readable = torch.cat([plan.absent.new_ones(x.shape[0], prefix), ~plan.absent], dim=1)
+        for block in self.blocks:
+            x = block(x, readable)
+        wanted = take(x[:, prefix:], plan.predict if index is None else index)
+        return self.head(self.norm(wanted))

@@ -1,0 +1,164 @@
+"""The plain ViT: any rank, any grid, any number of channels, timm's weight names and layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..grid import Grid, patchify
+from ..layers import Block, init_transformer
+from ..masking.plan import MaskPlan
+from ..positions import resize, sincos
+from ..tokens import take
+from .contract import Features
+
+
+class PatchEmbed(nn.Module):
+    """Linear patch embedding whose weight has the layout of a strided convolution (`proj`)."""
+
+    def __init__(self, grid: Grid, embed_dim: int) -> None:
+        super().__init__()
+        conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[grid.ndim]
+        self.proj = conv(grid.channels, embed_dim, kernel_size=grid.patch, stride=grid.patch)
+        nn.init.xavier_uniform_(self.proj.weight.data.flatten(1))
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, patches: Float[Tensor, "b v p"]) -> Float[Tensor, "b v d"]:
+        """Embed tokens in `patchify`'s order; equals the convolution on whole images."""
+        # The permuted weight is small next to the pixels that a permuted input would copy.
+        weight = self.proj.weight.movedim(1, -1).flatten(1)
+        return nn.functional.linear(patches, weight, self.proj.bias)
+
+
+class ViT(nn.Module):
+    """Vision transformer that embeds and encodes only the tokens it is asked to.
+
+    Parameter names and layouts are timm's (`cls_token`, `pos_embed`, `patch_embed.proj`,
+    `blocks.i`, `norm`). The position table is a buffer: it is stored, never trained.
+
+    Args:
+        grid: geometry for which the position table is made.
+        embed_dim: width.
+        depth: blocks.
+        num_heads: attention heads; must divide the width.
+        mlp_ratio: hidden width of the MLP over the width.
+        class_token: put a learned token without position in front.
+        drop_path: rate of the last block; earlier ones rise linearly from zero.
+    """
+
+    pos_embed: Tensor
+
+    def __init__(
+        self,
+        grid: Grid,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        class_token: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise UsageError(
+                f"embed_dim {embed_dim}",
+                f"is not a multiple of num_heads {num_heads}",
+                f"use {embed_dim // num_heads * num_heads or num_heads}",
+            )
+        self.grid, self.embed_dim, self.depth, self.num_heads = grid, embed_dim, depth, num_heads
+        self.num_prefix_tokens = int(class_token)
+        self.patch_embed = PatchEmbed(grid, embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        table = sincos(grid.shape, embed_dim, num_prefix=self.num_prefix_tokens)
+        self.register_buffer("pos_embed", table[None])
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, mlp_ratio, drop_path=rate) for rate in rates
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        init_transformer(self.blocks)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=0.02)
+
+    def positions(self, shape: Sequence[int]) -> Float[Tensor, "n d"]:
+        """Return the position code of every token of a grid, prefix rows left out."""
+        table = self.pos_embed[0]
+        if tuple(shape) != self.grid.shape:
+            table = resize(table, self.grid.shape, shape, num_prefix=self.num_prefix_tokens)
+        return table[self.num_prefix_tokens :]
+
+    def embed(
+        self,
+        patches: Float[Tensor, "b n p"],
+        index: Int[Tensor, "b v"] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> Float[Tensor, "b v d"]:
+        """Embed tokens with their positions; only those at `index`, gathered before embedding."""
+        table = self.positions(shape or self.grid.shape)
+        if index is None:
+            return self.patch_embed(patches) + table
+        return self.patch_embed(take(patches, index)) + table[index]
+
+    def encode_patches(
+        self,
+        patches: Float[Tensor, "b n p"],
+        plan: MaskPlan | None = None,
+        *,
+        taps: Sequence[int] = (),
+        absent: Bool[Tensor, "b n"] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> Features:
+        """Encode the visible tokens of a plan, or all tokens.
+
+        Args:
+            patches: tokens in `patchify`'s order.
+            plan: what is visible; None for everything, as at inference.
+            taps: blocks whose raw output is wanted, zero-based.
+            absent: tokens without data when there is no plan.
+            shape: grid of the patches where it differs from the encoder's own.
+        """
+        x = self.embed(patches, None if plan is None else plan.visible, shape)
+        readable = plan.readable if plan is not None else (None if absent is None else ~absent)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+            if readable is not None:
+                readable = torch.cat([readable.new_ones(x.shape[0], 1), readable], dim=1)
+        kept = {}
+        for number, block in enumerate(self.blocks):
+            x = block(x, readable)
+            if number in taps:
+                kept[number] = x
+        x = self.norm(x)
+        prefix = self.num_prefix_tokens
+        return Features(x[:, prefix:], x[:, :prefix], kept, readable)
+
+    def encode(
+        self,
+        images: Float[Tensor, "b c *s"],
+        plan: MaskPlan | None = None,
+        *,
+        taps: Sequence[int] = (),
+        absent: Bool[Tensor, "b n"] | None = None,
+    ) -> Features:
+        """Encode images of any size that the patch divides; positions are interpolated.
+
+        Raises:
+            UsageError: for another number of channels or a size the patch does not divide.
+        """
+        grid = Grid.for_image(images.shape[2:], self.grid.patch, images.shape[1])
+        if grid.channels != self.grid.channels:
+            raise UsageError(
+                f"image with {grid.channels} channels",
+                f"does not fit an encoder made for {self.grid.channels}",
+                "choose the encoder's bands, in its order, or train one for these",
+            )
+        patches = patchify(images, self.grid.patch)
+        return self.encode_patches(patches, plan, taps=taps, absent=absent, shape=grid.shape)
+
+    def forward(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b t d"]:
+        """Return the final-normed sequence, prefix tokens in front, as timm's forward_features."""
+        return self.encode(images).sequence

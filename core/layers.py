@@ -1,0 +1,178 @@
+"""Transformer parts with timm's parameter names; attention is torch's fused SDPA."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+KeyMask = Bool[Tensor, "b k"]
+
+
+def _heads(x: Float[Tensor, "b n w"], num_heads: int) -> Float[Tensor, "b h n e"]:
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def attend(
+    q: Float[Tensor, "b h q e"],
+    k: Float[Tensor, "b h k e"],
+    v: Float[Tensor, "b h k e"],
+    key_mask: KeyMask | None = None,
+) -> Float[Tensor, "b q w"]:
+    """Scaled dot-product attention, heads joined.
+
+    Args:
+        q: queries per head.
+        k: keys per head.
+        v: values per head.
+        key_mask: true where a key may be read. A sample without any readable key attends to all
+            of them: its output is meaningless and carries no weight, but it is finite.
+    """
+    mask = None
+    if key_mask is not None:
+        readable = key_mask | ~key_mask.any(dim=1, keepdim=True)
+        mask = readable[:, None, None, :]
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).flatten(2)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "*b w"]) -> Float[Tensor, "*b w"]:
+        """Apply the two layers."""
+        return self.fc2(functional.gelu(self.fc1(x)))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (`qkv`, `proj` as in timm)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "b n w"], key_mask: KeyMask | None = None
+    ) -> Float[Tensor, "b n w"]:
+        """Let every token read every readable token."""
+        q, k, v = (_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
+        return self.proj(attend(q, k, v, key_mask))
+
+
+class CrossAttention(nn.Module):
+    """Attention from queries of one width to a context of another (CrossMAE, SelectiveMAE)."""
+
+    def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(context_dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b q w"],
+        context: Float[Tensor, "b k c"],
+        key_mask: KeyMask | None = None,
+    ) -> Float[Tensor, "b q w"]:
+        """Let every query read the context."""
+        k, v = (_heads(part, self.num_heads) for part in self.kv(context).chunk(2, dim=-1))
+        return self.proj(attend(_heads(self.q(x), self.num_heads), k, v, key_mask))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drop a residual branch per sample, in training only."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "b *s"]) -> Float[Tensor, "b *s"]:
+        """Return x, or zero for dropped samples and the rest scaled up."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        kept = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) < keep
+        return x * kept.to(x.dtype) / keep
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with timm's names."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, num_heads)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(
+        self, x: Float[Tensor, "b n w"], key_mask: KeyMask | None = None
+    ) -> Float[Tensor, "b n w"]:
+        """Self-attention, then the MLP, each with a residual."""
+        x = x + self.drop_path(self.attn(self.norm1(x), key_mask))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm block that reads a context; queries see each other only with `self_attn`."""
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        *,
+        self_attn: bool = False,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if self_attn:
+            self.norm0 = nn.LayerNorm(dim, eps=eps)
+        self.self_attn = Attention(dim, num_heads) if self_attn else None
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.cross_attn = CrossAttention(dim, context_dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b q w"],
+        context: Float[Tensor, "b k c"],
+        key_mask: KeyMask | None = None,
+        query_mask: KeyMask | None = None,
+    ) -> Float[Tensor, "b q w"]:
+        """Optional self-attention, cross-attention, MLP, each with a residual."""
+        if self.self_attn is not None:
+            x = x + self.self_attn(self.norm0(x), query_mask)
+        x = x + self.cross_attn(self.norm1(x), context, key_mask)
+        return x + self.mlp(self.norm2(x))
+
+
+def init_transformer(module: nn.Module) -> None:
+    """Initialise as MAE does: Xavier-uniform linears, zero biases, unit norms (mae.md)."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm) and part.elementwise_affine:
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)

@@ -1,0 +1,97 @@
+"""The mask plan: which tokens are read, which are answered for, which do not exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import UsageError
+from ..tokens import membership, take
+
+
+@dataclass(frozen=True)
+class MaskPlan:
+    """Roles of the tokens of a batch. Missing is not masked: absent tokens have no role at all.
+
+    Args:
+        visible: tokens the encoder reads, in the order in which it reads them.
+        predict: tokens a predictor answers for, in raster order.
+        absent: true where a token holds no data; None when all tokens do. Counts are fixed, so a
+            sample with little data may list absent tokens as visible or predicted: they are
+            hidden from attention and carry no weight.
+    """
+
+    visible: Int[Tensor, "b v"]
+    predict: Int[Tensor, "b p"]
+    absent: Bool[Tensor, "b n"] | None = None
+
+    @property
+    def readable(self) -> Bool[Tensor, "b v"] | None:
+        """True for visible tokens that hold data; None when all do."""
+        return None if self.absent is None else ~take(self.absent, self.visible)
+
+    @property
+    def predict_weight(self) -> Float[Tensor, "b p"]:
+        """One for predicted tokens that hold data, zero for the others."""
+        if self.absent is None:
+            return torch.ones(self.predict.shape, device=self.predict.device)
+        return (~take(self.absent, self.predict)).float()
+
+
+def count(num_tokens: int, share: float) -> int:
+    """Return floor(num_tokens * share), safe against rounding: count(100, 1 - 0.9) is 10, not 9."""
+    return int(num_tokens * share + 1e-6)
+
+
+def check_counts(num_tokens: int, num_visible: int, num_predict: int) -> None:
+    """Raise UsageError unless both counts are positive and fit into the grid together."""
+    if num_visible < 1 or num_predict < 1 or num_visible + num_predict > num_tokens:
+        raise UsageError(
+            f"{num_visible} visible and {num_predict} predicted tokens",
+            f"do not fit a grid of {num_tokens} tokens",
+            "change mask_ratio or the patch size so that each is at least one",
+        )
+
+
+def plan_from_scores(
+    visible_score: Float[Tensor, "b n"],
+    num_visible: int,
+    num_predict: int,
+    *,
+    predict_score: Float[Tensor, "b n"] | None = None,
+    absent: Bool[Tensor, "b n"] | None = None,
+) -> MaskPlan:
+    """Make a plan by two top-k: the best scores are seen, the best of the rest are predicted.
+
+    Args:
+        visible_score: who should be seen; the order of visible tokens follows it, best first.
+        num_visible: tokens that are seen.
+        num_predict: tokens that are predicted.
+        predict_score: who should be predicted; by default those least worth seeing.
+        absent: tokens without data; chosen only when nothing else is left.
+    """
+    if absent is not None:
+        visible_score = visible_score.masked_fill(absent, -torch.inf)
+    visible = visible_score.topk(num_visible, dim=1).indices
+    return complete_plan(
+        visible, num_predict, -visible_score if predict_score is None else predict_score, absent
+    )
+
+
+def complete_plan(
+    visible: Int[Tensor, "b v"],
+    num_predict: int,
+    predict_score: Float[Tensor, "b n"],
+    absent: Bool[Tensor, "b n"] | None = None,
+) -> MaskPlan:
+    """Choose what is predicted, once it is known what is seen."""
+    if absent is not None:
+        lowest = torch.finfo(predict_score.dtype).min
+        predict_score = predict_score.masked_fill(absent, lowest)
+    seen = membership(visible, predict_score.shape[1])
+    score = predict_score.masked_fill(seen, -torch.inf)
+    predict = score.topk(num_predict, dim=1).indices.sort(dim=1).values
+    return MaskPlan(visible, predict, absent)

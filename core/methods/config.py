@@ -1,0 +1,59 @@
+"""Configuration that methods share; the field docstrings are the command line's help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..encoders.vit import ViT
+from ..grid import Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The plain ViT."""
+
+    embed_dim: int = 192
+    """Width of a token."""
+    depth: int = 12
+    """Number of blocks."""
+    num_heads: int = 3
+    """Attention heads; must divide the width."""
+    patch_size: int = 16
+    """Pixels per patch side."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLP over the width."""
+    class_token: bool = True
+    """Put a learned class token in front."""
+
+    def build(self, grid: Grid, drop_path: float = 0.0) -> ViT:
+        """Return the encoder for a grid."""
+        return ViT(
+            grid,
+            self.embed_dim,
+            self.depth,
+            self.num_heads,
+            self.mlp_ratio,
+            self.class_token,
+            drop_path,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The pre-training decoder; it is not used after pre-training."""
+
+    dim: int = 512
+    """Width of a token."""
+    depth: int = 8
+    """Number of blocks."""
+    num_heads: int = 16
+    """Attention heads; must divide the width."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLP over the width."""
+
+
+TINY = EncoderConfig(embed_dim=192, depth=12, num_heads=3)
+SMALL = EncoderConfig(embed_dim=384, depth=12, num_heads=6)
+BASE = EncoderConfig(embed_dim=768, depth=12, num_heads=12)
+LARGE = EncoderConfig(embed_dim=1024, depth=24, num_heads=16)
+HUGE = EncoderConfig(embed_dim=1280, depth=32, num_heads=16, patch_size=14)

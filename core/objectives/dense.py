@@ -1,0 +1,45 @@
+"""Per-token losses, in float32 whatever the model computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from ..targets.contract import TargetValue
+
+TokenLoss = Callable[[Tensor, TargetValue], tuple[Tensor, Tensor]]
+
+
+def _token_mean(
+    error: Float[Tensor, "b q t"], weight: Float[Tensor, "b q t"] | None
+) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
+    if weight is None:
+        mean = error.mean(dim=-1)
+        return mean, mean.new_ones(mean.shape)
+    total = weight.sum(dim=-1)
+    return (error * weight).sum(dim=-1) / total.clamp_min(1.0), (total > 0).float()
+
+
+def l2(
+    prediction: Float[Tensor, "b q t"], target: TargetValue
+) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
+    """Return the mean squared error of each token and one where the token counts."""
+    return _token_mean((prediction.float() - target.values).square(), target.weight)
+
+
+def l1(
+    prediction: Float[Tensor, "b q t"], target: TargetValue
+) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
+    """Return the mean absolute error of each token and one where the token counts."""
+    return _token_mean((prediction.float() - target.values).abs(), target.weight)
+
+
+def smooth_l1(
+    prediction: Float[Tensor, "b q t"], target: TargetValue
+) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
+    """Return the Huber-like error (beta 1) of each token and one where the token counts."""
+    error = functional.smooth_l1_loss(prediction.float(), target.values, reduction="none")
+    return _token_mean(error, target.weight)

@@ -1,0 +1,111 @@
+"""Image gradients and histograms of them, for any number of channels."""
+
+from __future__ import annotations
+
+from math import pi
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import UsageError
+
+
+def sobel(images: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b c *s"]]:
+    """Return one Sobel gradient per axis, last axis first (gx, gy, ...), reflect padding.
+
+    Each is the difference (previous minus next) along its axis, smoothed by [1, 2, 1] along the
+    others: in 2-D the kernel [[1,0,-1],[2,0,-2],[1,0,-1]] and its transpose (localmim.md).
+    """
+    rank = images.ndim - 2
+    padded = functional.pad(images, (1, 1) * rank, mode="reflect")
+    out = []
+    for axis in range(rank - 1, -1, -1):
+        value = padded
+        for other in range(rank):
+            dim, length = 2 + other, images.shape[2 + other]
+            low, mid, high = (value.narrow(dim, start, length) for start in range(3))
+            value = low - high if other == axis else low + 2 * mid + high
+        out.append(value)
+    return out
+
+
+def magnitude(images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
+    """Return the gradient's length per pixel and channel."""
+    return torch.stack(sobel(images)).square().sum(dim=0).sqrt()
+
+
+def gaussian_tile(
+    size: tuple[int, int], window: int, like: Tensor
+) -> Float[Tensor, "h w"]:
+    """Return a Gaussian of std window/2 repeated over an image, as the published HOG layer does."""
+    axis = torch.arange(window, dtype=like.dtype, device=like.device)
+    bell = (-0.5 * ((axis - axis.mean()) / (window // 2)) ** 2).exp()
+    bell = bell / bell.sum()
+    rows = bell.repeat(-(-size[0] // window))[: size[0]]
+    cols = bell.repeat(-(-size[1] // window))[: size[1]]
+    return rows[:, None] * cols[None, :]
+
+
+def hog(
+    images: Float[Tensor, "b c h w"],
+    *,
+    cell: int,
+    num_bins: int = 9,
+    average: bool = True,
+    window: int | None = None,
+) -> Float[Tensor, "b c k i j"]:
+    """Return histograms of oriented gradients, L2-normalised over the bins of a cell and channel.
+
+    Orientation is unsigned and hard-assigned: floor(atan2(gx, gy) / pi * bins) mod bins
+    (localmim.md, "HOG layer"; selectivemae.md uses sums and a Gaussian window).
+
+    Args:
+        images: any number of channels; height and width multiples of `cell`.
+        cell: pixels per cell side.
+        num_bins: orientation bins k.
+        average: average inside a cell (LocalMIM) or sum (SelectiveMAE).
+        window: side of a tiled Gaussian weight, or None.
+
+    Raises:
+        UsageError: for anything but 2-D images whose sides are multiples of the cell.
+    """
+    if images.ndim != 4 or images.shape[2] % cell or images.shape[3] % cell:
+        raise UsageError(
+            f"HOG of images {tuple(images.shape)}",
+            f"needs 2-D images with sides that are multiples of the cell {cell}",
+            "use pixel targets for volumes, or another cell",
+        )
+    gx, gy = sobel(images)
+    length = (gx.square() + gy.square()).sqrt()
+    bins = (torch.atan2(gx, gy) / pi * num_bins).floor().long() % num_bins
+    if window is not None:
+        length = length * gaussian_tile((images.shape[2], images.shape[3]), window, images)
+    # One pooling per bin writes no one-hot volume and, unlike a scatter, is deterministic.
+    cells = [
+        functional.avg_pool2d(torch.where(bins == k, length, 0.0), cell) for k in range(num_bins)
+    ]
+    stacked = torch.stack(cells, dim=2)
+    return functional.normalize(stacked if average else stacked * cell**2, dim=2)
+
+
+def cells_to_tokens(
+    cells: Float[Tensor, "b c k i j"], grid_shape: tuple[int, int]
+) -> Float[Tensor, "b n t"]:
+    """Group cells by token: (channel, bin, row of cell, column of cell), the last one fastest.
+
+    Raises:
+        UsageError: when a token does not hold a whole number of cells.
+    """
+    batch, _, _, rows, cols = cells.shape
+    if rows % grid_shape[0] or cols % grid_shape[1]:
+        raise UsageError(
+            f"{rows} x {cols} HOG cells",
+            f"do not divide evenly among {grid_shape} tokens",
+            "choose a cell that divides the patch size",
+        )
+    inner = (rows // grid_shape[0], cols // grid_shape[1])
+    flat = cells.flatten(1, 2).unflatten(3, (grid_shape[1], inner[1]))
+    flat = flat.unflatten(2, (grid_shape[0], inner[0]))
+    return flat.permute(0, 2, 4, 1, 3, 5).reshape(batch, grid_shape[0] * grid_shape[1], -1)

@@ -1,0 +1,98 @@
+"""Pixel targets: raw or standardised per patch, blind to invalid and to constant patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..context import Context
+from ..grid import Grid
+from ..tokens import take
+from .contract import TargetValue
+
+
+@dataclass(frozen=True)
+class PatchStatistics:
+    """Mean, divisor and variance of each patch; `values * scale + mean` undoes it."""
+
+    mean: Float[Tensor, "b q 1"]
+    scale: Float[Tensor, "b q 1"]
+    variance: Float[Tensor, "b q 1"]
+
+
+def standardise(
+    values: Float[Tensor, "b q t"],
+    weight: Float[Tensor, "b q t"] | None,
+    *,
+    unbiased: bool = True,
+    eps: float = 1e-6,
+) -> tuple[Float[Tensor, "b q t"], PatchStatistics]:
+    """Standardise each patch by its own mean and variance, over valid numbers only.
+
+    Args:
+        values: numbers of each patch.
+        weight: one where valid; None for all.
+        unbiased: divide by count - 1, as MAE does (mae.md, step 7).
+        eps: added to the variance.
+    """
+    if weight is None:
+        weight = torch.ones_like(values)
+    total = weight.sum(dim=-1, keepdim=True).clamp_min(1.0)
+    mean = (values * weight).sum(dim=-1, keepdim=True) / total
+    square = ((values - mean) * weight).square().sum(dim=-1, keepdim=True)
+    variance = square / (total - 1).clamp_min(1.0) if unbiased else square / total
+    scale = (variance + eps).sqrt()
+    return (values - mean) / scale, PatchStatistics(mean, scale, variance)
+
+
+@dataclass(frozen=True)
+class PixelTarget:
+    """Pixels of a token.
+
+    Args:
+        norm_pix: standardise each patch.
+        noise_floor: a patch whose standard deviation is not above this (in units of the
+            normalised image) carries no weight when patches are standardised: dividing by a tiny
+            deviation would turn noise into the target. Zero trains on every patch, as published.
+        unbiased: see `standardise`.
+    """
+
+    norm_pix: bool = True
+    noise_floor: float = 1e-2
+    unbiased: bool = True
+
+    def out_dim(self, grid: Grid) -> int:
+        """Return the numbers in a patch."""
+        return grid.patch_dim
+
+    def __call__(self, context: Context, index: Int[Tensor, "b q"]) -> TargetValue:
+        """Return the pixels of the tokens at `index` and the weight of each."""
+        values, weight = self.raw(context, index)
+        if not self.norm_pix:
+            return TargetValue(values, weight)
+        standardised, statistics = standardise(values, weight, unbiased=self.unbiased)
+        if self.noise_floor > 0:
+            alive = (statistics.variance > self.noise_floor**2).float()
+            weight = alive.expand_as(values) if weight is None else weight * alive
+        return TargetValue(standardised, weight)
+
+    def statistics(self, context: Context, index: Int[Tensor, "b q"]) -> PatchStatistics | None:
+        """Return what undoes the standardisation, read from the truth; None when there is none."""
+        if not self.norm_pix:
+            return None
+        values, weight = self.raw(context, index)
+        return standardise(values, weight, unbiased=self.unbiased)[1]
+
+    @staticmethod
+    def raw(
+        context: Context, index: Int[Tensor, "b q"]
+    ) -> tuple[Float[Tensor, "b q t"], Float[Tensor, "b q t"] | None]:
+        """Return pixels as they are and, where some are invalid, one per valid number."""
+        values = take(context.patches, index).float()
+        if context.weight is None:
+            return values, None
+        weight = take(context.weight, index).float()
+        return values, weight.repeat_interleave(context.grid.channels, dim=-1)
