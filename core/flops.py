@@ -1,0 +1,42 @@
+"""FLOP formulas of the parts: one multiply-add is two; norms, softmax and GELU are left out."""
+
+from __future__ import annotations
+
+
+def linear(num_tokens: int, inputs: int, outputs: int) -> int:
+    """Return the FLOP of a linear layer."""
+    return 2 * num_tokens * inputs * outputs
+
+
+def attention(num_queries: int, num_keys: int, dim: int) -> int:
+    """Return the FLOP of the two products of scaled dot-product attention."""
+    return 4 * num_queries * num_keys * dim
+
+
+def mlp(num_tokens: int, dim: int, ratio: float = 4.0) -> int:
+    """Return the FLOP of a block's MLP."""
+    return 2 * linear(num_tokens, dim, int(dim * ratio))
+
+
+def self_attention(num_tokens: int, dim: int) -> int:
+    """Return the FLOP of self-attention with its projections."""
+    return 4 * linear(num_tokens, dim, dim) + attention(num_tokens, num_tokens, dim)
+
+
+def block(num_tokens: int, dim: int, ratio: float = 4.0) -> int:
+    """Return the FLOP of a transformer block."""
+    return self_attention(num_tokens, dim) + mlp(num_tokens, dim, ratio)
+
+
+def cross_block(
+    num_queries: int,
+    num_keys: int,
+    dim: int,
+    context_dim: int,
+    ratio: float = 4.0,
+    self_attn: bool = False,
+) -> int:
+    """Return the FLOP of a cross-attention block."""
+    read = 2 * linear(num_queries, dim, dim) + linear(num_keys, context_dim, 2 * dim)
+    own = self_attention(num_queries, dim) if self_attn else 0
+    return own + read + attention(num_queries, num_keys, dim) + mlp(num_queries, dim, ratio)
