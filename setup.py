@@ -3,7 +3,9 @@
 from setuptools import find_packages, setup
 
 ROOTS = ("core", "datasets", "domains", "pipelines")
-PACKAGES = ["mimkit"] + [
-    f"mimkit.{name}" for root in ROOTS for name in (root, *(f"{root}.{p}" for p in find_packages(root)))
-]
-setup(packages=PACKAGES, package_dir={"mimkit": "mimkit", **{f"mimkit.{r}": r for r in ROOTS}})
+PARTS = [part for root in ROOTS for part in (root, *(f"{root}.{p}" for p in find_packages(root)))]
+
+setup(
+    packages=["mimkit", *(f"mimkit.{part}" for part in PARTS)],
+    package_dir={"mimkit": "mimkit", **{f"mimkit.{root}": root for root in ROOTS}},
+)
