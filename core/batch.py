@@ -17,17 +17,19 @@ class Batch:
         images: values in the normaliser's units, anything (also NaN) where invalid.
         valid: true where a pixel holds data; None when every pixel does.
         ids: row of each sample in its store.
+        labels: class index of every pixel, 255 where unknown; None without dense labels.
     """
 
     images: Float[Tensor, "b c *s"]
     valid: Bool[Tensor, "b *s"] | None
     ids: Int[Tensor, " b"]
+    labels: Int[Tensor, "b *s"] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device, copied asynchronously when its memory is pinned."""
         move = {
             name: value.to(device, non_blocking=True)
-            for name in ("images", "valid", "ids")
+            for name in ("images", "valid", "ids", "labels")
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **move)

@@ -157,7 +157,7 @@ class CrossBlock(nn.Module):
         x: Float[Tensor, "b q w"],
         context: Float[Tensor, "b k c"],
         key_mask: KeyMask | None = None,
-        query_mask: KeyMask | None = None,
+        query_mask: Bool[Tensor, "b q"] | None = None,
     ) -> Float[Tensor, "b q w"]:
         """Optional self-attention, cross-attention, MLP, each with a residual."""
         if self.self_attn is not None:

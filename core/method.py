@@ -128,9 +128,7 @@ class Method(nn.Module):
                 f"do not fit a method made for {wanted} (channels, then pixels per axis)",
                 "crop the images, select the bands, or build the method for this size",
             )
-        return make_context(
-            batch, self.grid, progress, noise, self.encoder.embed, self.min_valid
-        )
+        return make_context(batch, self.grid, progress, noise, self.encoder.embed, self.min_valid)
 
     def forward(
         self, batch: Batch, progress: Progress, noise: Noise, plan: MaskPlan | None = None
@@ -152,6 +150,4 @@ class Method(nn.Module):
             losses, predictions[name] = head(features, plan, context)
             terms[name] = losses.mean()
             per_sample = per_sample + head.weight * losses
-        return Output(
-            per_sample.mean(), terms, per_sample, plan, predictions, features, context
-        )
+        return Output(per_sample.mean(), terms, per_sample, plan, predictions, features, context)

@@ -1,9 +1,9 @@
 """The model directory: weights, composition, normaliser and provenance, readable without code.
 
-    model.safetensors    the encoder, timm's names
-    decoder.safetensors  everything else of the method
-    config.json          method, grid, normaliser, checksums
-    recipe.yaml data.json README.md
+model.safetensors    the encoder, timm's names
+decoder.safetensors  everything else of the method
+config.json          method, grid, normaliser, checksums
+recipe.yaml data.json README.md
 """
 
 from __future__ import annotations

@@ -220,7 +220,9 @@ def _mlp_ratio(state: Mapping[str, Tensor], block: str) -> float:
 def _heads(flag: str, width: int, given: int | None, known: Mapping[int, int]) -> int:
     if given is None and width not in known:
         raise UsageError(
-            f"width {width}", "is not a published size, so its head count is unknown", f"give {flag}"
+            f"width {width}",
+            "is not a published size, so its head count is unknown",
+            f"give {flag}",
         )
     return known[width] if given is None else given
 

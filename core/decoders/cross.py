@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .. import flops
 from ..encoders.contract import Features
 from ..grid import Grid
 from ..layers import CrossBlock, init_transformer
@@ -44,7 +45,8 @@ class CrossDecoder(nn.Module):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        self.contexts, self.dim = tuple(contexts), dim
+        self.contexts, self.dim, self.mlp_ratio = tuple(contexts), dim, mlp_ratio
+        self.encoder_dim, self.self_attn = encoder_dim, self_attn
         self.taps = tuple(sorted({c for c in contexts if c >= 0}))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("pos_embed", sincos(grid.shape, dim)[None])
@@ -67,3 +69,16 @@ class CrossDecoder(nn.Module):
         for block, context in zip(self.blocks, self.contexts, strict=True):
             x = block(x, features.context(context), features.readable, queries)
         return self.head(self.norm(x))
+
+    def forward_flops(self, num_context: int, num_predict: int) -> int:
+        """Return the FLOP of one sample's forward.
+
+        Args:
+            num_context: tokens that the encoder gives, prefix tokens included.
+            num_predict: tokens that are predicted.
+        """
+        one = flops.cross_block(
+            num_predict, num_context, self.dim, self.encoder_dim, self.mlp_ratio, self.self_attn
+        )
+        head = flops.linear(num_predict, self.dim, self.head.out_features)
+        return len(self.blocks) * one + head

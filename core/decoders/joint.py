@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .. import flops
 from ..encoders.contract import Features
 from ..grid import Grid
 from ..layers import Block, init_transformer
@@ -43,7 +44,8 @@ class JointDecoder(nn.Module):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        self.num_tokens, self.dim = grid.num_tokens, dim
+        self.num_tokens, self.dim, self.mlp_ratio = grid.num_tokens, dim, mlp_ratio
+        self.num_prefix = num_prefix
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("pos_embed", sincos(grid.shape, dim, num_prefix=num_prefix)[None])
@@ -69,3 +71,15 @@ class JointDecoder(nn.Module):
             x = block(x, readable)
         wanted = take(x[:, prefix:], plan.predict if index is None else index)
         return self.head(self.norm(wanted))
+
+    def forward_flops(self, num_context: int, num_predict: int) -> int:
+        """Return the FLOP of one sample's forward.
+
+        Args:
+            num_context: tokens that the encoder gives, prefix tokens included.
+            num_predict: tokens that are predicted.
+        """
+        one = flops.block(self.num_tokens + self.num_prefix, self.dim, self.mlp_ratio)
+        edges = flops.linear(num_context, self.embed.in_features, self.dim)
+        edges += flops.linear(num_predict, self.dim, self.head.out_features)
+        return edges + len(self.blocks) * one

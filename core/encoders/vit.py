@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from .. import flops
 from ..errors import UsageError
 from ..grid import Grid, patchify
 from ..layers import Block, init_transformer
@@ -70,7 +71,7 @@ class ViT(nn.Module):
                 f"use {embed_dim // num_heads * num_heads or num_heads}",
             )
         self.grid, self.embed_dim, self.depth, self.num_heads = grid, embed_dim, depth, num_heads
-        self.num_prefix_tokens = int(class_token)
+        self.mlp_ratio, self.num_prefix_tokens = mlp_ratio, int(class_token)
         self.patch_embed = PatchEmbed(grid, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
         table = sincos(grid.shape, embed_dim, num_prefix=self.num_prefix_tokens)
@@ -162,3 +163,12 @@ class ViT(nn.Module):
     def forward(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b t d"]:
         """Return the final-normed sequence, prefix tokens in front, as timm's forward_features."""
         return self.encode(images).sequence
+
+    def embed_flops(self, num_tokens: int) -> int:
+        """Return the FLOP of embedding tokens of one sample."""
+        return flops.linear(num_tokens, self.grid.patch_dim, self.embed_dim)
+
+    def forward_flops(self, num_tokens: int) -> int:
+        """Return the FLOP of encoding tokens of one sample, embedding included."""
+        one = flops.block(num_tokens + self.num_prefix_tokens, self.embed_dim, self.mlp_ratio)
+        return self.embed_flops(num_tokens) + self.depth * one

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ..batch import Progress
 from ..context import Context
+from ..encoders.vit import ViT
 from ..errors import UsageError
 from ..targets.gradients import magnitude
 from ..tokens import membership, take
@@ -198,3 +199,10 @@ class SimilarityProgressive:
         place = functional.pad(place, (0, similarity.shape[1] - num_free), value=num_free)
         ranks = similarity.masked_fill(~free, torch.inf).argsort(dim=1).argsort(dim=1)
         return -place[ranks].float()
+
+    def forward_flops(self, encoder: ViT) -> int:
+        """Return the FLOP of a sample's selection: embedding all tokens and comparing them."""
+        num_tokens = encoder.grid.num_tokens
+        size = (self.num_visible - self.num_seeds) // self.num_rounds
+        compared = self.num_seeds + size * (self.num_rounds - 1)
+        return encoder.embed_flops(num_tokens) + 2 * num_tokens * compared * encoder.embed_dim

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,8 +15,15 @@ from ..errors import UsageError
 from .plan import MaskPlan, plan_from_scores
 
 
+@runtime_checkable
 class MaskStrategy(Protocol):
-    """Anything that turns a context into a plan."""
+    """Anything that turns a context into a plan; counts are fixed by the recipe.
+
+    A strategy that computes with features states it in a method `forward_flops(encoder)`.
+    """
+
+    num_visible: int
+    num_predict: int
 
     def __call__(self, context: Context) -> MaskPlan:
         """Return the roles of the batch's tokens."""
@@ -111,7 +118,7 @@ class BlockMask:
             first + noise, self.num_visible, self.num_predict, absent=context.absent
         )
 
-    def rectangles(self, context: Context) -> Float[Tensor, "b k n"]:
+    def rectangles(self, context: Context) -> Bool[Tensor, "b k n"]:
         """Return which tokens each of the random boxes covers."""
         shape, rank = context.grid.shape, context.grid.ndim
         draws = context.noise.uniform(
@@ -133,9 +140,7 @@ class BlockMask:
         return inside.flatten(2)
 
 
-def token_mean(
-    maps: Float[Tensor, "b c *s"], context: Context
-) -> Float[Tensor, "b n"]:
+def token_mean(maps: Float[Tensor, "b c *s"], context: Context) -> Float[Tensor, "b n"]:
     """Average a per-pixel map over each token and over channels."""
     pool = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
     pooled = pool[context.grid.ndim](maps.mean(dim=1, keepdim=True), context.grid.patch)

@@ -6,9 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def reduce(
-    per_token: Float[Tensor, "b q"], weight: Float[Tensor, "b q"]
-) -> Float[Tensor, " b"]:
+def reduce(per_token: Float[Tensor, "b q"], weight: Float[Tensor, "b q"]) -> Float[Tensor, " b"]:
     """Return the weighted mean of each sample's token losses; zero for a sample without weight.
 
     A batch's loss is the plain mean over samples. Every sample has the same number of predicted

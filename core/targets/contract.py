@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -25,6 +25,7 @@ class TargetValue:
     weight: Float[Tensor, "b q t"] | None = None
 
 
+@runtime_checkable
 class Target(Protocol):
     """Anything that states the truth for tokens. It is called without gradient."""
 

@@ -36,9 +36,7 @@ def magnitude(images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
     return torch.stack(sobel(images)).square().sum(dim=0).sqrt()
 
 
-def gaussian_tile(
-    size: tuple[int, int], window: int, like: Tensor
-) -> Float[Tensor, "h w"]:
+def gaussian_tile(size: tuple[int, int], window: int, like: Tensor) -> Float[Tensor, "h w"]:
     """Return a Gaussian of std window/2 repeated over an image, as the published HOG layer does."""
     axis = torch.arange(window, dtype=like.dtype, device=like.device)
     bell = (-0.5 * ((axis - axis.mean()) / (window // 2)) ** 2).exp()
@@ -49,7 +47,7 @@ def gaussian_tile(
 
 
 def hog(
-    images: Float[Tensor, "b c h w"],
+    images: Float[Tensor, "b c *s"],
     *,
     cell: int,
     num_bins: int = 9,
@@ -62,7 +60,7 @@ def hog(
     (localmim.md, "HOG layer"; selectivemae.md uses sums and a Gaussian window).
 
     Args:
-        images: any number of channels; height and width multiples of `cell`.
+        images: 2-D, any number of channels; height and width multiples of `cell`.
         cell: pixels per cell side.
         num_bins: orientation bins k.
         average: average inside a cell (LocalMIM) or sum (SelectiveMAE).

@@ -1,0 +1,203 @@
+"""One contract for every method of the table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mimkit.core.batch import Batch, Progress
+from mimkit.core.grid import Grid
+from mimkit.core.masking.plan import MaskPlan
+from mimkit.core.method import Method, Output
+from mimkit.core.methods import METHODS, DecoderConfig, EncoderConfig, build
+from mimkit.core.noise import Noise
+from mimkit.core.tokens import membership
+from mimkit.core.training.flops import training_flops
+
+ENCODER = EncoderConfig(embed_dim=24, depth=2, num_heads=2, patch_size=4)
+DECODER = DecoderConfig(dim=16, depth=2, num_heads=2)
+GRIDS = {
+    "square": ((32, 32), 3),
+    "wide": ((16, 48), 3),
+    "one-row": ((4, 96), 2),
+    "prime": ((28, 44), 1),
+    "fourteen-bands": ((24, 24), 14),
+    "volume": ((8, 12, 16), 1),
+}
+
+
+def make(name: str, size: tuple[int, ...] = (32, 32), channels: int = 3, **options) -> Method:
+    torch.manual_seed(0)
+    config = METHODS[name].config(encoder=ENCODER, decoder=DECODER, **options)
+    return build(config, Grid.for_image(size, ENCODER.patch_size, channels))
+
+
+def images(method: Method, num: int = 2, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num, method.grid.channels, *method.grid.image_size)
+    return torch.randn(shape, generator=generator)
+
+
+def run(method: Method, pixels, valid=None, epoch=3.0, seed=5, plan=None) -> Output:
+    batch = Batch(pixels, valid, torch.arange(len(pixels)))
+    return method(batch, Progress(epoch, 10), Noise(seed), plan)
+
+
+def hidden_pixels(method: Method, plan: MaskPlan, tokens: torch.Tensor) -> torch.Tensor:
+    """Return a pixel mask of tokens given as (b, n) booleans."""
+    cells = tokens.reshape(len(tokens), 1, *method.grid.shape)
+    for axis, length in enumerate(method.grid.patch):
+        cells = cells.repeat_interleave(length, dim=2 + axis)
+    return cells
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_forward_backward_and_which_parameters_learn(name: str, grid: str) -> None:
+    method = make(name, *GRIDS[grid])
+    output = run(method, images(method))
+    assert output.loss.dtype == torch.float32 and output.loss.isfinite()
+    torch.testing.assert_close(output.loss, output.per_sample.mean())
+    output.loss.backward()
+    for parameter_name, parameter in method.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+    assert not any("pos_embed" in n for n, _ in method.named_parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_counts_and_disjoint_roles(name: str) -> None:
+    method = make(name, (32, 48))
+    plan = run(method, images(method)).plan
+    num_tokens = method.grid.num_tokens
+    seen, asked = membership(plan.visible, num_tokens), membership(plan.predict, num_tokens)
+    assert seen.sum(1).tolist() == [method.mask.num_visible] * 2
+    assert asked.sum(1).tolist() == [method.mask.num_predict] * 2
+    assert not (seen & asked).any()
+
+
+@pytest.mark.parametrize("grid", ["wide", "volume"])
+@pytest.mark.parametrize("name", METHODS)
+def test_hidden_pixels_change_no_prediction(name: str, grid: str) -> None:
+    method = make(name, *GRIDS[grid]).eval()
+    pixels = images(method)
+    before = run(method, pixels)
+    seen = membership(before.plan.visible, method.grid.num_tokens)
+    hidden = hidden_pixels(method, before.plan, ~seen)
+    changed = torch.where(hidden, torch.full_like(pixels, 7.0), pixels)
+    after = run(method, changed, plan=before.plan)
+    for head, prediction in before.predictions.items():
+        assert torch.equal(prediction, after.predictions[head])
+    assert torch.equal(before.features.last, after.features.last)
+    seen_changed = torch.where(hidden, pixels, pixels + 1.0)
+    other = run(method, seen_changed, plan=before.plan)
+    assert not torch.equal(before.features.last, other.features.last)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_absent_tokens_change_nothing_at_all(name: str) -> None:
+    method = make(name).eval()
+    pixels = images(method)
+    valid = torch.ones(2, 32, 32, dtype=torch.bool)
+    valid[0, :16] = False
+    valid[1, 20:23, 5:30] = False
+    results = []
+    for fill in (0.0, 1e6, float("nan"), float("inf")):
+        filled = torch.where(valid[:, None], pixels, torch.tensor(fill))
+        method.zero_grad()
+        output = run(method, filled, valid)
+        output.loss.backward()
+        grads = [p.grad.clone() for p in method.parameters()]
+        results.append((output.loss.detach(), output.plan, grads))
+    loss, plan, grads = results[0]
+    assert plan.absent is not None and loss.isfinite()
+    for other_loss, other_plan, other_grads in results[1:]:
+        assert torch.equal(loss, other_loss)
+        assert torch.equal(plan.visible, other_plan.visible)
+        assert all(torch.equal(a, b) for a, b in zip(grads, other_grads, strict=True))
+    chosen = plan.absent.gather(1, plan.visible)
+    assert not chosen.any(), "half of the image holds data, enough for every visible token"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_sample_without_data_gives_no_gradient_and_no_nan(name: str) -> None:
+    method = make(name)
+    pixels = images(method, 1)
+    output = run(method, pixels, torch.zeros(1, 32, 32, dtype=torch.bool))
+    output.loss.backward()
+    assert float(output.loss.detach()) == 0.0
+    assert all(p.grad is None or not p.grad.any() for p in method.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_constant_patch_gives_no_gradient(name: str) -> None:
+    method = make(name)
+    output = run(method, torch.full_like(images(method), 0.3))
+    output.loss.backward()
+    assert all(p.grad is None or not p.grad.any() for p in method.parameters())
+
+
+@pytest.mark.parametrize("epoch", [0.0, 3.6, 5.0, 7.4, 9.0])
+@pytest.mark.parametrize("name", METHODS)
+def test_batch_of_one_equals_its_place_in_a_batch(name: str, epoch: float) -> None:
+    method = make(name).eval()
+    pixels = images(method, 3)
+    whole = run(method, pixels, epoch=epoch)
+    plan = MaskPlan(whole.plan.visible[1:2], whole.plan.predict[1:2])
+    single = run(method, pixels[1:2], epoch=epoch, plan=plan)
+    torch.testing.assert_close(single.loss, whole.per_sample[1])
+    assert run(method, pixels[1:2], epoch=epoch).loss.isfinite()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_seed_same_bits(name: str) -> None:
+    losses = [run(make(name), images(make(name))).loss for _ in range(2)]
+    assert torch.equal(*losses)
+    other = run(make(name), images(make(name)), seed=6).loss
+    assert not torch.equal(losses[0], other)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_stays_close_and_loss_is_float32(name: str) -> None:
+    method = make(name)
+    pixels = images(method)
+    plan = run(method, pixels).plan
+    exact = run(method, pixels, plan=plan).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = run(method, pixels, plan=plan)
+    assert rough.loss.dtype == torch.float32
+    torch.testing.assert_close(rough.loss, exact, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_flop_formula_equals_the_counter(name: str) -> None:
+    encoder = EncoderConfig(embed_dim=96, depth=3, num_heads=4, patch_size=8)
+    decoder = DecoderConfig(dim=64, depth=2, num_heads=4)
+    config = METHODS[name].config(encoder=encoder, decoder=decoder)
+    method = build(config, Grid.for_image((64, 96), 8, 5))
+    counted = training_flops(method)
+    pixels = images(method, 2)
+    # The counter does not know the fused CPU kernel, only the products it stands for.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        output = run(method, pixels)
+        forward = counter.get_total_flops()
+        output.loss.backward()
+    assert forward / 2 == pytest.approx(counted.forward, rel=0.01)
+    assert counter.get_total_flops() / 2 == pytest.approx(counted.training, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_compiled_equals_eager(name: str) -> None:
+    method = make(name)
+    pixels = images(method)
+    plan = run(method, pixels).plan
+    eager = run(method, pixels, plan=plan).loss
+    batch = Batch(pixels, None, torch.arange(len(pixels)))
+    step: nn.Module = torch.compile(method)
+    compiled = step(batch, Progress(3.0, 10), Noise(5), plan).loss
+    torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
