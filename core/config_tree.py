@@ -108,8 +108,8 @@ def _from_sequence(kind: Any, origin: Any, data: Any, where: str) -> Any:
         raise _wrong(where, data, f"a list of {len(args)} values")
     else:
         inner = args
-    items = [from_plain(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, data))]
-    return origin(items)
+    pairs = enumerate(zip(inner, data, strict=True))
+    return origin([from_plain(k, v, f"{where}[{i}]") for i, (k, v) in pairs])
 
 
 def _scalar(kind: Any, data: Any, where: str) -> Any:
@@ -122,6 +122,8 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
         except ValueError:
             raise _wrong(where, data, "a number") from None
     if isinstance(kind, type) and issubclass(kind, PurePath):
+        if not isinstance(data, str | PurePath):
+            raise _wrong(where, data, "a path")
         return kind(data)
     if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
         raise _wrong(where, data, getattr(kind, "__name__", str(kind)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from .batch import Batch, Progress
 from .context import Context, make_context
+from .decoders.contract import Predictor
 from .encoders.contract import Features
 from .encoders.vit import ViT
 from .errors import UsageError
@@ -50,14 +52,14 @@ class Head(nn.Module):
     """One objective: who predicts, what is true, how far apart, how much it counts.
 
     Args:
-        predictor: module called as predictor(features, plan, index).
+        predictor: guesses the target of tokens.
         target: called without gradient as target(context, index).
         loss: per-token loss.
         weight: factor in the sum over heads.
     """
 
     def __init__(
-        self, predictor: nn.Module, target: Target, loss: TokenLoss, weight: float = 1.0
+        self, predictor: Predictor, target: Target, loss: TokenLoss, weight: float = 1.0
     ) -> None:
         super().__init__()
         self.predictor, self.target, self.loss, self.weight = predictor, target, loss, weight
@@ -65,7 +67,7 @@ class Head(nn.Module):
     @property
     def taps(self) -> tuple[int, ...]:
         """Encoder blocks whose output the predictor reads."""
-        return tuple(getattr(self.predictor, "taps", ()))
+        return self.predictor.taps
 
     def predict(
         self, features: Features, plan: MaskPlan, index: Int[Tensor, "b q"] | None = None
@@ -111,9 +113,14 @@ class Method(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     @property
+    def objectives(self) -> dict[str, Head]:
+        """The heads by name."""
+        return cast("dict[str, Head]", dict(self.heads.items()))
+
+    @property
     def taps(self) -> tuple[int, ...]:
         """Encoder blocks whose raw output some head reads."""
-        return tuple(sorted({tap for head in self.heads.values() for tap in head.taps}))
+        return tuple(sorted({tap for head in self.objectives.values() for tap in head.taps}))
 
     def context(self, batch: Batch, progress: Progress, noise: Noise) -> Context:
         """Cut a batch into tokens.
@@ -146,7 +153,7 @@ class Method(nn.Module):
         features = self.encoder.encode_patches(context.patches, plan, taps=self.taps)
         per_sample = torch.zeros(context.batch_size, device=batch.images.device)
         terms, predictions = {}, {}
-        for name, head in self.heads.items():
+        for name, head in self.objectives.items():
             losses, predictions[name] = head(features, plan, context)
             terms[name] = losses.mean()
             per_sample = per_sample + head.weight * losses

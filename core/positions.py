@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-# Published tables put the column code first in 2-D (mae.md) and height first in 3-D (hi-end-mae.md).
+# Published tables put the column first in 2-D (mae.md) and the height first in 3-D (hi-end-mae.md).
 _AXIS_ORDER = {1: (0,), 2: (1, 0), 3: (0, 1, 2)}
 
 

@@ -41,8 +41,8 @@ def pixel_head(method: Method) -> Head:
     Raises:
         UsageError: when the method predicts something else.
     """
-    for head in method.heads.values():
-        if isinstance(head, Head) and isinstance(head.target, PixelTarget):
+    for head in method.objectives.values():
+        if isinstance(head.target, PixelTarget):
             return head
     raise UsageError(
         f"method {method.name!r}", "predicts no pixels", "reconstruct with a method that does"

@@ -14,9 +14,10 @@ from ..grid import Grid
 from ..layers import CrossBlock, init_transformer
 from ..masking.plan import MaskPlan
 from ..positions import sincos
+from .contract import Predictor
 
 
-class CrossDecoder(nn.Module):
+class CrossDecoder(Predictor):
     """Queries at predicted tokens only; block i reads `contexts[i]` (selectivemae.md, step 8).
 
     Args:
@@ -71,12 +72,7 @@ class CrossDecoder(nn.Module):
         return self.head(self.norm(x))
 
     def forward_flops(self, num_context: int, num_predict: int) -> int:
-        """Return the FLOP of one sample's forward.
-
-        Args:
-            num_context: tokens that the encoder gives, prefix tokens included.
-            num_predict: tokens that are predicted.
-        """
+        """Return the FLOP of one sample's forward; tokens that are not asked cost nothing."""
         one = flops.cross_block(
             num_predict, num_context, self.dim, self.encoder_dim, self.mlp_ratio, self.self_attn
         )

@@ -13,9 +13,10 @@ from ..layers import Block, init_transformer
 from ..masking.plan import MaskPlan
 from ..positions import sincos
 from ..tokens import put, take
+from .contract import Predictor
 
 
-class JointDecoder(nn.Module):
+class JointDecoder(Predictor):
     """Self-attention over visible tokens and mask tokens together (mae.md, step 6).
 
     Args:
@@ -30,7 +31,6 @@ class JointDecoder(nn.Module):
     """
 
     pos_embed: Tensor
-    taps: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -73,12 +73,7 @@ class JointDecoder(nn.Module):
         return self.head(self.norm(wanted))
 
     def forward_flops(self, num_context: int, num_predict: int) -> int:
-        """Return the FLOP of one sample's forward.
-
-        Args:
-            num_context: tokens that the encoder gives, prefix tokens included.
-            num_predict: tokens that are predicted.
-        """
+        """Return the FLOP of one sample's forward; all tokens take part in every block."""
         one = flops.block(self.num_tokens + self.num_prefix, self.dim, self.mlp_ratio)
         edges = flops.linear(num_context, self.embed.in_features, self.dim)
         edges += flops.linear(num_predict, self.dim, self.head.out_features)

@@ -42,7 +42,7 @@ class MaskPlan:
 
 
 def count(num_tokens: int, share: float) -> int:
-    """Return floor(num_tokens * share), safe against rounding: count(100, 1 - 0.9) is 10, not 9."""
+    """Return the floor of a share of tokens, safe against rounding: 1 - 0.9 of 100 is 10, not 9."""
     return int(num_tokens * share + 1e-6)
 
 

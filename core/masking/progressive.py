@@ -152,7 +152,8 @@ class SimilarityProgressive:
             best = (tokens @ take(tokens, fresh).mT).amax(dim=-1)
             similarity = best if similarity is None else torch.maximum(similarity, best)
             first = int(share * size)
-            for part, amount in ((kind, first), (other, size - first)):
+            parts: tuple[tuple[Kind, int], ...] = ((kind, first), (other, size - first))
+            for part, amount in parts:
                 if amount:
                     free = ~membership(chosen, tokens.shape[1])
                     keys = self.addition_keys(

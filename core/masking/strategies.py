@@ -22,8 +22,15 @@ class MaskStrategy(Protocol):
     A strategy that computes with features states it in a method `forward_flops(encoder)`.
     """
 
-    num_visible: int
-    num_predict: int
+    @property
+    def num_visible(self) -> int:
+        """Tokens that the encoder sees."""
+        ...
+
+    @property
+    def num_predict(self) -> int:
+        """Tokens that are predicted."""
+        ...
 
     def __call__(self, context: Context) -> MaskPlan:
         """Return the roles of the batch's tokens."""
@@ -64,7 +71,7 @@ class UnitMask:
     unit: int
 
     def __call__(self, context: Context) -> MaskPlan:
-        """Draw one noise value per unit; a unit that does not fit the count is cut by token noise."""
+        """Draw one noise value per unit; token noise cuts a unit that does not fit the count."""
         shape = context.grid.shape
         coarse = tuple(-(-n // self.unit) for n in shape)
         batch = context.batch_size

@@ -39,8 +39,9 @@ def training_flops(method: Method) -> FlopCount:
     encode = encoder.forward_flops(mask.num_visible)
     decode = sum(
         head.predictor.forward_flops(num_context, mask.num_predict)
-        for head in method.heads.values()
+        for head in method.objectives.values()
     )
-    select = mask.forward_flops(encoder) if hasattr(mask, "forward_flops") else 0
+    selection = getattr(mask, "forward_flops", None)  # only masks that compute with features
+    select = selection(encoder) if selection else 0
     step = 3 * (encode + decode) - encoder.embed_flops(mask.num_visible) + select
     return FlopCount(encode, decode, select, step)

@@ -37,7 +37,8 @@ def test_order_inside_a_token_is_row_column_channel() -> None:
 def test_a_size_that_is_no_multiple_says_what_would_be(size: tuple[int, int]) -> None:
     with pytest.raises(UsageError, match="not a multiple of the patch") as caught:
         Grid.for_image(size, 8, 3)
-    assert caught.value.exit_code == 2 and "crop to" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "crop to" in str(caught.value)
 
 
 def test_two_dimensional_table_has_columns_first() -> None:
@@ -63,7 +64,8 @@ def test_three_dimensional_table_has_six_parts_in_axis_order() -> None:
 @given(shapes, st.integers(1, 40))
 def test_any_width_and_rank_has_a_finite_table(shape: list[int], dim: int) -> None:
     table = sincos(shape, dim)
-    assert table.shape == (np.prod(shape), dim) and table.isfinite().all()
+    assert table.shape == (np.prod(shape), dim)
+    assert table.isfinite().all()
 
 
 def test_resize_keeps_prefix_and_constant_codes() -> None:

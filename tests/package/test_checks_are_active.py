@@ -11,7 +11,7 @@ from mimkit.core.tokens import take
 
 
 def test_a_wrong_shape_is_refused() -> None:
-    with pytest.raises(Exception, match="type-check"):
+    with pytest.raises(Exception, match="Type-check"):
         take(torch.zeros(3, 4), torch.zeros(2, 1, dtype=torch.long))
 
 

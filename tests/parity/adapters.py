@@ -39,21 +39,14 @@ def published_method(case: Case, config: MAEConfig | SelectiveMAEConfig) -> Meth
     return import_published(state, config.name, config=config, grid=grid).method
 
 
-def transformer(published: Mapping, prefix: str = "") -> dict[str, int]:
-    """Return depth and heads under our names."""
-    return {
-        "depth": published[f"{prefix}depth"],
-        "num_heads": published[f"{prefix}num_heads"],
-    }
-
-
 def encoder_config(published: Mapping) -> EncoderConfig:
     """Translate the encoder part of a case's configuration."""
     return EncoderConfig(
         embed_dim=published["embed_dim"],
         patch_size=published["patch_size"],
         mlp_ratio=float(published["mlp_ratio"]),
-        **transformer(published),
+        depth=published["depth"],
+        num_heads=published["num_heads"],
     )
 
 
@@ -62,7 +55,8 @@ def decoder_config(published: Mapping) -> DecoderConfig:
     return DecoderConfig(
         dim=published["decoder_embed_dim"],
         mlp_ratio=float(published["mlp_ratio"]),
-        **transformer(published, "decoder_"),
+        depth=published["decoder_depth"],
+        num_heads=published["decoder_num_heads"],
     )
 
 
@@ -79,11 +73,13 @@ def gradient_norms(method: Method, wanted: Mapping, published: Mapping[str, str]
     """Return the gradient norms a case asks for; `published` translates their names."""
     own = dict(method.named_parameters())
     head = f"{prefix}grad_norm/"
-    return {
-        key: own[published[key.removeprefix(head)]].grad.norm()
-        for key in wanted
-        if key.startswith(head)
-    }
+    norms = {}
+    for key in wanted:
+        if key.startswith(head):
+            grad = own[published[key.removeprefix(head)]].grad
+            assert grad is not None, f"{key}: no gradient"
+            norms[key] = grad.norm()
+    return norms
 
 
 def names(case: Case, method_name: str) -> dict[str, str]:
@@ -108,7 +104,7 @@ def run_mae(case: Case) -> dict[str, Tensor]:
     method = published_method(case, config)
     output = run_step(method, given["images"], FixedNoise({"mask": given["noise"]}))
     num_tokens = method.grid.num_tokens
-    head = method.heads["pixels"]
+    head = method.objectives["pixels"]
     everything = all_tokens(len(given["images"]), num_tokens, given["images"].device)
     hidden = membership(output.plan.predict, num_tokens)
     # Published order: kept tokens in sampling order, then the others by their noise.
@@ -121,7 +117,7 @@ def run_mae(case: Case) -> dict[str, Tensor]:
         "ids_restore": shuffle.argsort(dim=1),
         "latent": output.features.sequence,
         "pos_embed": method.encoder.pos_embed,
-        "decoder_pos_embed": head.predictor.pos_embed,
+        "decoder_pos_embed": head.predictor.get_buffer("pos_embed"),
         **gradient_norms(method, case["outputs"], names(case, "mae"), ""),
     }
 
@@ -150,7 +146,7 @@ def run_selectivemae(case: Case) -> dict[str, Tensor]:
     for epoch in sorted(epochs):
         step = run_step(method, given["images"], FixedNoise(draws), float(epoch[5:]))
         num_tokens = method.grid.num_tokens
-        seeds = step.plan.visible[:, : method.mask.num_seeds]
+        seeds = step.plan.visible[:, : config.selection(num_tokens).num_seeds]
         out["seed_mask"] = membership(seeds, num_tokens).float()
         out |= {
             f"{epoch}/loss": step.loss,
@@ -174,7 +170,8 @@ def descriptors(images: Tensor, published: Mapping, grid: Grid) -> dict[str, Ten
         average=False,
         window=how["gaussian_window"],
     )
-    tokens = cells_to_tokens(cells, grid.shape)
+    rows, cols = grid.shape
+    tokens = cells_to_tokens(cells, (rows, cols))
     variance, mean = torch.var_mean(tokens, dim=-1, keepdim=True)
     score = ((tokens - mean) / (variance + 1e-6).sqrt()).mean(dim=-1)
     return {"hog": tokens, "hog_score_abs_max": score.abs().max()}

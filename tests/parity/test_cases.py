@@ -44,7 +44,8 @@ def test_a_wrong_number_is_found(cases: Path, name: str, tmp_path: Path) -> None
     path.write_text(json.dumps(spoiled))
     result = run_cases(path)
     assert result.returncode == 1
-    assert key in result.stdout and grad in result.stdout
+    assert key in result.stdout
+    assert grad in result.stdout
     assert result.stdout.count("expected") == 2
 
 
@@ -53,4 +54,5 @@ def test_an_unknown_method_is_a_failure(cases: Path, tmp_path: Path) -> None:
     path = tmp_path / "unknown.json"
     path.write_text(json.dumps(case))
     result = run_cases(path)
-    assert result.returncode == 1 and "not implemented" in result.stdout
+    assert result.returncode == 1
+    assert "not implemented" in result.stdout

@@ -1,4 +1,4 @@
-"""The run-time check of types and shapes in signatures, active in all tests (see pyproject.toml)."""
+"""The run-time check of types and shapes in signatures, active in all tests (pyproject.toml)."""
 
 from __future__ import annotations
 

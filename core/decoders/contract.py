@@ -1,0 +1,36 @@
+"""What every predictor of a method offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..encoders.contract import Features
+from ..masking.plan import MaskPlan
+
+
+class Predictor(nn.Module, ABC):
+    """Guesses a token's target from encoded tokens.
+
+    Attributes:
+        taps: encoder blocks whose raw output is read, zero-based; the final output is always there.
+    """
+
+    taps: tuple[int, ...] = ()
+
+    @abstractmethod
+    def forward(
+        self, features: Features, plan: MaskPlan, index: Int[Tensor, "b q"] | None = None
+    ) -> Float[Tensor, "b q t"]:
+        """Return predictions for the tokens at `index` (by default those the plan asks for)."""
+
+    @abstractmethod
+    def forward_flops(self, num_context: int, num_predict: int) -> int:
+        """Return the FLOP of one sample's forward.
+
+        Args:
+            num_context: tokens that the encoder gives, prefix tokens included.
+            num_predict: tokens that are predicted.
+        """
