@@ -58,6 +58,12 @@ class Grid:
                 )
         return cls(tuple(s // p for s, p in zip(size, lengths, strict=True)), lengths, channels)
 
+    @classmethod
+    def of(cls, images: Float[Tensor, "b c *s"], patch: Sequence[int]) -> Grid:
+        """Return the geometry of images; see `for_image`."""
+        channels, *size = (int(length) for length in images.shape[1:])  # tensors while traced
+        return cls.for_image(size, tuple(patch), channels)
+
     @property
     def num_tokens(self) -> int:
         """Tokens of one image."""
@@ -93,11 +99,10 @@ def patchify(images: Float[Tensor, "b c *s"], patch: Sequence[int]) -> Float[Ten
     Raises:
         UsageError: when an axis is not a multiple of the patch.
     """
-    batch, channels, *size = images.shape
-    grid = Grid.for_image(size, tuple(patch), channels)
+    batch, grid = images.shape[0], Grid.of(images, patch)
     split = [n for pair in zip(grid.shape, grid.patch, strict=True) for n in pair]
     rank = grid.ndim
-    tokens = images.reshape(batch, channels, *split)
+    tokens = images.reshape(batch, grid.channels, *split)
     order = [0, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2), 1]
     return tokens.permute(order).reshape(batch, grid.num_tokens, grid.patch_dim)
 

@@ -150,7 +150,7 @@ class ViT(nn.Module):
         Raises:
             UsageError: for another number of channels or a size the patch does not divide.
         """
-        grid = Grid.for_image(images.shape[2:], self.grid.patch, images.shape[1])
+        grid = Grid.of(images, self.grid.patch)
         if grid.channels != self.grid.channels:
             raise UsageError(
                 f"image with {grid.channels} channels",
