@@ -1,0 +1,148 @@
+"""Reading foreign checkpoints: safely, completely, or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mimkit.core.checkpoints.published import import_published, infer_config, infer_grid, load_into
+from mimkit.core.checkpoints.reading import read_tensors
+from mimkit.core.errors import UsageError, WeightsError
+from mimkit.core.grid import Grid
+from mimkit.core.methods import METHODS, DecoderConfig, EncoderConfig, build
+from mimkit.core.methods.mae import PUBLISHED_DECODER
+
+ENCODER = EncoderConfig(embed_dim=192, depth=2, num_heads=3, patch_size=8, mlp_ratio=2.0)
+DECODER = DecoderConfig(dim=256, depth=1, num_heads=8)
+
+
+def published_state(name: str = "mae", side: int = 32) -> dict[str, Tensor]:
+    """Return the weights of a method under the names of its released files."""
+    row = METHODS[name]
+    config = row.config(encoder=ENCODER, decoder=DECODER)
+    method = build(config, Grid.for_image((side, side), 8, 3))
+    back = {ours: theirs for theirs, ours in row.decoder_names.items()}
+    state = {}
+    for key, value in method.state_dict().items():
+        head = next((h for h in back if key == h or key.startswith(h + ".")), None)
+        new = key.removeprefix("encoder.") if head is None else back[head] + key[len(head) :]
+        state[new] = torch.randn_like(value) * 0.02
+    return state
+
+
+class Attack:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
+    marker, file = tmp_path / "ran", tmp_path / "evil.pth"
+    torch.save({"model": published_state(), "x": Attack(marker)}, file)
+    with pytest.raises(WeightsError, match="code from a file is never run"):
+        read_tensors(file)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_broken_files_are_named(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"weights.{suffix}"
+    with pytest.raises(WeightsError, match="is not a file"):
+        read_tensors(file)
+    state = published_state()
+    save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(WeightsError, match=r"weights.*(cannot be read|not a whole)") as caught:
+        read_tensors(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrappers_prefixes_and_command_lines_are_unwrapped(tmp_path: Path) -> None:
+    state = published_state()
+    wrapped = {f"module.{k}": v for k, v in state.items()}
+    torch.save(
+        {"model": wrapped, "epoch": 3, "args": argparse.Namespace(lr=1.0)}, tmp_path / "a.pth"
+    )
+    assert read_tensors(tmp_path / "a.pth").keys() == state.keys()
+    torch.save({"epoch": 3}, tmp_path / "b.pth")
+    with pytest.raises(WeightsError, match="holds no named tensors"):
+        read_tensors(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_shapes_tell_the_configuration(name: str) -> None:
+    state = published_state(name)
+    config = infer_config(state, name)
+    assert config.encoder == ENCODER
+    assert config.decoder == DECODER
+    assert infer_grid(state) == Grid.for_image((32, 32), 8, 3)
+    imported = import_published(state, name)
+    assert {row.fate for row in imported.fates} == {"loaded"}
+    ours = imported.method.encoder.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in ours.items())
+
+
+def test_an_encoder_alone_needs_a_word() -> None:
+    decoder = ("mask_token", *PUBLISHED_DECODER)
+    state = {k: v for k, v in published_state().items() if not k.startswith(decoder)}
+    with pytest.raises(WeightsError, match="allow a fresh decoder with --allow-partial"):
+        import_published(state, "mae")
+    imported = import_published(state, "mae", allow_partial=True)
+    fresh = {row.name for row in imported.fates if row.fate == "fresh"}
+    assert fresh
+    assert all(name.startswith("heads.") for name in fresh)
+    assert "fresh" in imported.summary()
+
+
+def test_an_unknown_encoder_tensor_is_an_error() -> None:
+    state = published_state()
+    state["blocks.0.ls1.gamma"] = torch.ones(192)
+    with pytest.raises(WeightsError, match=r"blocks\.0\.ls1\.gamma.*no counterpart"):
+        import_published(state, "mae")
+    del state["blocks.0.ls1.gamma"]
+    del state["blocks.1.norm1.bias"]
+    with pytest.raises(WeightsError, match="check depth and width of the encoder"):
+        import_published(state, "mae", allow_partial=True)
+    with pytest.raises(WeightsError, match="belong to another method"):
+        import_published(published_state() | {"teacher.blocks.0.w": torch.ones(1)}, "mae")
+
+
+def test_the_decoder_of_another_method_is_refused() -> None:
+    with pytest.raises((WeightsError, UsageError)):
+        import_published(published_state("selectivemae"), "mae")
+
+
+def test_nothing_is_half_loaded() -> None:
+    method = build(METHODS["mae"].config(encoder=ENCODER), Grid.for_image((32, 32), 8, 3))
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    tensors = {k: v + 1 for k, v in before.items()}
+    tensors["encoder.norm.weight"] = torch.ones(7)
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_into(method, tensors)
+    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
+
+
+def test_positions_of_another_size_are_resized() -> None:
+    imported = import_published(published_state(side=32), "mae", image_size=64)
+    fates = {row.name: row.fate for row in imported.fates}
+    assert fates["encoder.pos_embed"] == "resized"
+    assert imported.method.grid.shape == (8, 8)
+    assert imported.method.encoder.pos_embed.shape == (1, 65, 192)
+
+
+def test_heads_of_an_unpublished_width_must_be_given() -> None:
+    state = published_state()
+    state["patch_embed.proj.weight"] = torch.zeros(100, 3, 8, 8)
+    with pytest.raises(UsageError, match="give --num-heads"):
+        infer_config(state, "mae")
+    assert infer_config(state, "mae", num_heads=5).encoder.num_heads == 5
