@@ -1,0 +1,107 @@
+"""Features of frozen encoders: tokens of an image pooled into one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from ..batch import Batch
+from ..encoders.contract import Features
+from ..encoders.vit import ViT
+from ..errors import UsageError
+from ..grid import patchify
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling:
+    """How a frozen encoder's tokens become one vector."""
+
+    taps: tuple[int, ...] = (-1,)
+    """Blocks that are read, zero-based; -1 is the final-normed output."""
+    std: bool = True
+    """Add the deviation of the tokens, which tells texture from a flat mean."""
+    class_token: bool = False
+    """Add the class and register tokens."""
+    min_valid: float = 0.5
+    """Tokens with a smaller share of valid pixels are left out."""
+
+    def check(self, encoder: ViT) -> None:
+        """Raise UsageError when a tap does not exist in the encoder."""
+        for tap in self.taps:
+            if not -1 <= tap < encoder.depth:
+                raise UsageError(
+                    f"pooling tap {tap}",
+                    f"is not a block of an encoder with {encoder.depth} blocks",
+                    f"use 0 to {encoder.depth - 1}, or -1 for the final output",
+                )
+
+
+def token_statistics(
+    tokens: Float[Tensor, "b n d"], readable: Bool[Tensor, "b n"] | None, *, std: bool
+) -> list[Float[Tensor, "b d"]]:
+    """Return the mean over tokens and, if asked for, their standard deviation.
+
+    Args:
+        tokens: of some images.
+        readable: true for tokens that hold data; an image without any gets zeros.
+        std: also return the deviation (of the population, so that one token gives zero).
+    """
+    if readable is None:
+        weight = tokens.new_full((*tokens.shape[:2], 1), 1.0 / tokens.shape[1])
+    else:
+        weight = readable[..., None].to(tokens.dtype)
+        weight = weight / weight.sum(dim=1, keepdim=True).clamp_min(1.0)
+    mean = (tokens * weight).sum(dim=1)
+    if not std:
+        return [mean]
+    variance = ((tokens - mean[:, None]).square() * weight).sum(dim=1)
+    return [mean, variance.clamp_min(0.0).sqrt()]
+
+
+def pool(
+    features: Features, pooling: Pooling, num_prefix: int, taps: Sequence[int] | None = None
+) -> Float[Tensor, "b f"]:
+    """Pool the tokens of each image.
+
+    Raw block outputs are normalised without learned scale first, so that a block with large numbers
+    does not drown the others.
+
+    Args:
+        features: of an encoder.
+        pooling: what is taken.
+        num_prefix: class and register tokens in front of every sequence.
+        taps: blocks to read instead of the pooling's own.
+    """
+    readable = None if features.readable is None else features.readable[:, num_prefix:]
+    parts: list[Tensor] = []
+    for tap in pooling.taps if taps is None else taps:
+        sequence = features.context(tap)
+        if tap >= 0:
+            sequence = functional.layer_norm(sequence, sequence.shape[-1:])
+        parts += token_statistics(sequence[:, num_prefix:], readable, std=pooling.std)
+        if pooling.class_token:
+            parts.append(sequence[:, :num_prefix].flatten(1))
+    return torch.cat(parts, dim=-1)
+
+
+@torch.inference_mode()
+def image_features(encoder: ViT, batch: Batch, pooling: Pooling) -> Float[Tensor, "b f"]:
+    """Return one float32 vector per image of a batch.
+
+    Raises:
+        UsageError: for a tap that does not exist, other channels, or a size the patch does not fit.
+    """
+    pooling.check(encoder)
+    images, absent = batch.images, None
+    if batch.valid is not None and not bool(batch.valid.all()):
+        images = torch.where(batch.valid[:, None], images, 0.0)
+        weight = patchify(batch.valid[:, None].to(images.dtype), encoder.grid.patch)
+        absent = weight.mean(dim=-1) < pooling.min_valid
+    taps = [tap for tap in pooling.taps if tap >= 0]
+    features = encoder.encode(images, taps=taps, absent=absent)
+    return pool(features, pooling, encoder.num_prefix_tokens).float()
