@@ -182,10 +182,9 @@ def kept_rows(table: pa.Table, store_group: str | None = None) -> pa.Table:
     """
     import pyarrow.compute as pc
 
-    chosen = pc.equal(table["status"], KEPT)
+    chosen = pc.field("status") == KEPT
     if store_group is not None:
-        same = pc.fill_null(pc.equal(table["store_group"], store_group), False)
-        chosen = pc.and_(chosen, same)
+        chosen = chosen & (pc.field("store_group") == store_group)
     return table.filter(chosen).sort_by([("store_group", "ascending"), ("row", "ascending")])
 
 
