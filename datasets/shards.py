@@ -15,7 +15,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -191,14 +192,23 @@ def shard_writer(path: Path, layout: Layout) -> Iterator[Callable[[np.ndarray], 
 
 
 def _compress(sample: np.ndarray) -> bytes:
-    from numcodecs import blosc
-
-    blosc.use_threads = False  # several threads append their blocks in the order of finishing
+    blosc = _codec("blosc")
     # Blosc takes the width to shuffle by from the buffer; only its size counts, not its kind.
     words = np.ascontiguousarray(sample, sample.dtype.newbyteorder("<")).view(
         f"u{sample.dtype.itemsize}"
     )
     return blosc.compress(words.reshape(-1), b"lz4", 5, blosc.SHUFFLE, 0)
+
+
+@cache
+def _codec(name: str) -> Any:
+    """Import a compiled codec when it is first needed."""
+    module = import_module(f"numcodecs.{name}")
+    if name == "blosc":
+        # Its threads append blocks in the order of finishing, so that bytes differ from run to run,
+        # and they stand behind one lock, while our own threads decode side by side.
+        module.use_threads = False  # pyright: ignore[reportAttributeAccessIssue]
+    return module
 
 
 def _crc32c(data: bytes) -> bytes:
@@ -258,9 +268,6 @@ class DirectReader:
     """
 
     def __init__(self, folder: Path, layout: Layout) -> None:
-        from numcodecs import blosc
-
-        blosc.use_threads = False  # its thread pool is behind one lock; we bring our own threads
         self._folder, self._layout = folder, layout
         self._file = lru_cache(_NUM_OPEN_FILES)(self._open)
         self._index = lru_cache(None)(self._read_index)
@@ -305,8 +312,6 @@ class DirectReader:
 
 
 def _decode_blosc(chunk: bytes, out: np.ndarray) -> None:
-    from numcodecs import blosc
-
     if len(chunk) < 16:
         raise ValueError(f"a chunk of {len(chunk)} bytes")
     # Blosc trusts the sizes in its header and would read and write past the buffers.
@@ -315,13 +320,11 @@ def _decode_blosc(chunk: bytes, out: np.ndarray) -> None:
         raise ValueError(
             f"a chunk of {whole} bytes for {content}, not {len(chunk)} for {out.nbytes}"
         )
-    blosc.decompress(chunk, out)
+    _codec("blosc").decompress(chunk, out)
 
 
 def _decode_zstd(chunk: bytes, out: np.ndarray) -> None:
-    from numcodecs import zstd
-
-    _decode_plain(zstd.decompress(chunk), out)
+    _decode_plain(_codec("zstd").decompress(chunk), out)
 
 
 def _decode_plain(chunk: bytes, out: np.ndarray) -> None:
