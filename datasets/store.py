@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -291,7 +291,7 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not (self.path / _FINISHED).is_file():
+        if store_state(self.path) != "finished":
             raise _not_finished(self.path)
         self.meta = _read_meta(self.path / _FINISHED)
         self._arrays = {
@@ -360,8 +360,15 @@ def _read_meta(path: Path) -> StoreMeta:
     return StoreMeta.from_json(plain, path)
 
 
+def store_state(path: str | Path) -> Literal["finished", "started", "none"]:
+    """Say whether a folder is a store, one that is not finished, or something else."""
+    if (Path(path) / _FINISHED).is_file():
+        return "finished"
+    return "started" if (Path(path) / _STARTED).is_file() else "none"
+
+
 def _not_finished(path: Path) -> DataError:
-    if (path / _STARTED).exists():
+    if store_state(path) == "started":
         return DataError(
             path,
             "the store is only half written",
