@@ -17,7 +17,7 @@ import numpy as np
 _BRIGHT = 0.15  # mean visible reflectance from which a white pixel may be cloud
 _WHITE = 0.7  # sum of relative deviations of the visible bands from their mean
 _HAZE = 0.08  # offset of the haze-optimised transformation blue - red / 2
-_NUM_BINS = 256
+_NUM_STEPS = 256  # grey values
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,26 @@ def measure(
     share = float(valid.mean())
     if not share:
         return Quality(valid=0.0)
-    stored = pixels[:, valid]
-    values = stored.astype(np.float64) * scale[:, None] + offset[:, None]
+    stored = pixels.reshape(len(pixels), -1) if share == 1 else pixels[:, valid]
     saturated = 0.0
     if np.issubdtype(pixels.dtype, np.integer):
         saturated = float((stored == np.iinfo(pixels.dtype).max).any(axis=0).mean())
+    values = stored.astype(np.float64)
+    means = values.mean(axis=1)
+    # The squares are taken around the mean, or large offsets would eat the digits.
+    spreads = np.sqrt(np.mean((values - means[:, None]) ** 2, axis=1))
+    cloud = None
+    if visible is not None:
+        index = list(visible)
+        reflectance = values[index] * scale[index, None] + offset[index, None]
+        cloud = float(cloudy(reflectance).mean())
     return Quality(
         valid=share,
-        cloud=None if visible is None else float(cloudy(values[list(visible)]).mean()),
+        cloud=cloud,
         saturated=saturated,
-        mean=float(values.mean()),
-        std=float(values.std(axis=1).mean()),
-        entropy=_entropy(values.mean(axis=0)),
+        mean=float(np.mean(means * scale + offset)),
+        std=float(np.mean(spreads * np.abs(scale))),
+        entropy=_entropy(scale @ values),
     )
 
 
@@ -103,6 +111,7 @@ def _entropy(gray: np.ndarray) -> float:
     low, high = float(gray.min()), float(gray.max())
     if not high > low:
         return 0.0
-    counts = np.histogram(gray, _NUM_BINS, (low, high))[0]
+    steps = ((gray - low) * (_NUM_STEPS / (high - low))).astype(np.int64)
+    counts = np.bincount(np.minimum(steps, _NUM_STEPS - 1))
     share = counts[counts > 0] / len(gray)
     return float(max(0.0, -(share * np.log2(share)).sum()))

@@ -1,0 +1,170 @@
+"""Stage `pack`: write the kept tiles into stores, shard by shard.
+
+Rows of a store are the kept tiles sorted by id, so its bytes depend on the set of tiles alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from ....datasets.errors import DataError
+from ....datasets.manifest import KEPT, ManifestRow
+from ....datasets.samples import Sample
+from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
+from .labels import LabelPlan, SceneLabels
+from .records import SceneFacts, StageResult
+from .tiles import open_ref, read_tiles, scene_id, scene_uri
+
+VERSION = 1
+_LEAST_SHARD, _LARGEST_SHARD = 16 << 20, 256 << 20  # bytes before compression
+_WANTED_SHARDS = 16  # of a small store, so that several workers have something to do
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackParams:
+    """What all tiles of a run have in common.
+
+    Attributes:
+        sensor: name of the sensor.
+        bands: names of the channels.
+        size: pixels a side.
+        units: of physical values.
+        seed: of the run.
+        array_spec: JSON file that describes arrays without a sidecar.
+        labels: dense labels that go into the store.
+    """
+
+    sensor: str
+    bands: tuple[str, ...]
+    size: int
+    units: str
+    seed: int
+    array_spec: str | None
+    labels: LabelPlan | None
+
+
+@dataclass(frozen=True)
+class PackUnit:
+    """One shard of one store.
+
+    Attributes:
+        folder: of the store.
+        shard: number of the shard.
+        meta: of the store.
+        scenes: scenes the tiles come from.
+        tiles: (position in `scenes`, top, left, checksum) in the order of rows.
+    """
+
+    folder: str
+    shard: int
+    meta: StoreMeta
+    scenes: tuple[SceneFacts, ...]
+    tiles: tuple[tuple[int, int, int, str], ...]
+
+
+def place(
+    rows: Sequence[ManifestRow], scenes: Mapping[str, SceneFacts], params: PackParams
+) -> tuple[list[ManifestRow], dict[str, StoreMeta]]:
+    """Decide which store and row every kept tile goes to.
+
+    Args:
+        rows: all rows, with parts.
+        scenes: facts by id of the scene.
+        params: what the run has in common.
+
+    Returns:
+        All rows, kept ones with store and row; and the meta data of each store by its folder.
+    """
+    kept = sorted((r for r in rows if r.status == KEPT), key=lambda r: r.id)
+    metas: dict[str, StoreMeta] = {}
+    placed: dict[str, ManifestRow] = {}
+    by_dtype: dict[str, list[ManifestRow]] = {}
+    for row in kept:
+        by_dtype.setdefault(scenes[scene_id(row)].dtype, []).append(row)
+    for members in by_dtype.values():
+        meta = _meta(members, scenes[scene_id(members[0])], params)
+        metas[meta.group_name] = meta
+        for number, row in enumerate(members):
+            placed[row.id] = replace(row, store_group=meta.group_name, row=number, stage="pack")
+    return [placed.get(row.id, row) for row in rows], metas
+
+
+def _meta(members: Sequence[ManifestRow], facts: SceneFacts, params: PackParams) -> StoreMeta:
+    size = (params.size, params.size)
+    digest = hashlib.sha256(repr(params.labels).encode())
+    for row in members:
+        digest.update(f"{row.id} {row.sha} {row.split}\n".encode())
+    sample_bytes = len(params.bands) * params.size**2 * np.dtype(facts.dtype).itemsize
+    total = len(members) * sample_bytes
+    target = min(max(total // _WANTED_SHARDS, _LEAST_SHARD), _LARGEST_SHARD)
+    return StoreMeta(
+        domain="satellite",
+        sensor=params.sensor,
+        bands=params.bands,
+        size=size,
+        dtype=facts.dtype,
+        scale=facts.scale,
+        offset=facts.offset,
+        num_samples=len(members),
+        shard=samples_per_shard(len(params.bands), size, facts.dtype, target),
+        nodata=facts.nodata,
+        units=params.units,
+        seed=params.seed,
+        classes=params.labels.classes if params.labels else (),
+        fingerprint=digest.hexdigest()[:32],
+    )
+
+
+def plan_units(
+    rows: Sequence[ManifestRow],
+    scenes: Mapping[str, SceneFacts],
+    out: Path,
+    metas: Mapping[str, StoreMeta],
+) -> list[PackUnit]:
+    """Return the shards of all stores as units of work."""
+    units = []
+    for name, meta in sorted(metas.items()):
+        members = sorted((r for r in rows if r.store_group == name), key=lambda r: r.row or 0)
+        for shard, start in enumerate(range(0, len(members), meta.shard)):
+            part = members[start : start + meta.shard]
+            ids = list(dict.fromkeys(scene_id(row) for row in part))
+            number = {name: i for i, name in enumerate(ids)}
+            tiles = tuple((number[scene_id(r)], r.top or 0, r.left or 0, r.sha or "") for r in part)
+            facts = tuple(scenes[name] for name in ids)
+            units.append(PackUnit(str(out / name), shard, meta, facts, tiles))
+    return units
+
+
+def pack_shard(unit: PackUnit, params: PackParams) -> StageResult:
+    """Write one shard.
+
+    Raises:
+        DataError: when a scene has changed since it was cut.
+    """
+    writer = StoreWriter(unit.folder, unit.meta)
+    writer.write_shard(unit.shard, samples(unit, params))
+    return StageResult(counters={"packed": len(unit.tiles)})
+
+
+def samples(unit: PackUnit, params: PackParams) -> Iterator[Sample]:
+    """Yield the samples of a shard in the order of their rows."""
+    for number, run in groupby(unit.tiles, key=lambda tile: tile[0]):
+        facts = unit.scenes[number]
+        tiles = list(run)
+        uri = scene_uri(facts.ref)
+        labels = params.labels and SceneLabels(params.labels, uri, facts.geometry)
+        with open_ref(facts.ref, params.array_spec) as scene:
+            starts = [(top, left) for _, top, left, _ in tiles]
+            cut = read_tiles(scene, facts, starts, params.size)
+            for tile, (_, top, left, checksum) in zip(cut, tiles, strict=True):
+                if tile.checksum() != checksum:
+                    remedy = "leave the sources alone and run the same command again"
+                    raise DataError(uri, "changed while it was being curated", remedy)
+                burnt = labels.burn(top, left, params.size, params.size) if labels else None
+                yield Sample(np.ascontiguousarray(tile.pixels), tile.valid, burnt)
