@@ -105,6 +105,11 @@ class StoreMeta:
         shape = "x".join(map(str, (self.num_channels, *self.size)))
         return f"{self.sensor}-{shape}-{self.dtype}"
 
+    @property
+    def sample_bytes(self) -> int:
+        """Size of a sample's pixels before compression."""
+        return self.num_channels * math.prod(self.size) * np.dtype(self.dtype).itemsize
+
     def layouts(self) -> dict[str, Layout]:
         """Return how each array of the store lies on disk, by the name of its folder."""
         *rest, width = self.size
@@ -320,8 +325,13 @@ class Store:
                 are asked for and the store has none.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        self._check(rows, labels)
-        pixels, _ = self._read("pixels", rows)
+        pixels = self.read_pixels(rows)
+        if labels and not self.meta.classes:
+            raise DataError(
+                self.path,
+                "the store has no dense labels",
+                "curate with labels (`mimkit curate --help` says how)",
+            )
         packed, stored = self._read("valid", rows)
         if stored:
             bits = np.unpackbits(packed, axis=-1, count=self.meta.size[-1])
@@ -330,17 +340,13 @@ class Store:
             valid = np.ones((len(rows), *self.meta.size), np.bool_)
         return Samples(pixels, valid, rows, self._read("labels", rows)[0] if labels else None)
 
-    def _check(self, rows: np.ndarray, labels: bool) -> None:
+    def read_pixels(self, rows: np.ndarray) -> np.ndarray:
+        """Return the (b, c, *s) pixels of (b,) rows alone, like `read`."""
         outside = rows[(rows < 0) | (rows >= len(self))]
         if outside.size:
             reason = f"there is no row {outside[0]}, only 0 to {len(self) - 1}"
             raise DataError(self.path, reason, "do manifest and store come from the same run?")
-        if labels and not self.meta.classes:
-            raise DataError(
-                self.path,
-                "the store has no dense labels",
-                "curate with labels (`mimkit curate --help` says how)",
-            )
+        return self._read("pixels", rows)[0]
 
     def _read(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, bool]:
         """Return an array's chunks of some rows, and whether any of them is stored."""
