@@ -359,3 +359,37 @@ def test_meta_knows_its_folder_and_its_nan(tmp_path: Path) -> None:
     store, _ = write(tmp_path, meta)
     assert str(store.meta.nodata) == "nan"
     assert StoreWriter(tmp_path, meta).missing() == []
+
+
+def test_real_scenes_with_labels_come_back(samples: Path, tmp_path: Path) -> None:
+    with np.load(samples / "satellite" / "cloudmask" / "landsat5.npz") as file:
+        image, mask = file["img"], file["msk"][..., 0]
+    corners = [(row, col) for row in range(0, 512, 128) for col in range(0, 512, 128)]
+    tiles = [
+        Sample(
+            image[r : r + 128, c : c + 128].transpose(2, 0, 1), None, mask[r : r + 128, c : c + 128]
+        )
+        for r, c in corners
+    ]
+    meta = replace(
+        META,
+        bands=("blue", "green", "red", "nir", "swir1", "swir2"),
+        scale=(1.0,) * 6,
+        offset=(0.0,) * 6,
+        size=(128, 128),
+        dtype="float32",
+        num_samples=16,
+        classes=tuple(f"class {i}" for i in range(int(mask.max()) + 1)),
+    )
+    writer = StoreWriter(tmp_path, meta)
+    for shard in writer.missing():
+        writer.write_shard(shard, (tiles[row] for row in writer.shard_rows(shard)))
+    found = writer.finalise().read(np.arange(16), labels=True)
+    assert found.labels is not None
+    for row, tile in enumerate(tiles):
+        np.testing.assert_array_equal(found.pixels[row], tile.pixels)
+        np.testing.assert_array_equal(found.labels[row], tile.labels)
+    # Tiles were views with the bands last; stored, they take less space than in memory.
+    files = [p for p in (tmp_path / "pixels").iterdir() if p.name != "zarr.json"]
+    assert len(files) == writer.num_shards
+    assert sum(p.stat().st_size for p in files) < image.nbytes
