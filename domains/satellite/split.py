@@ -123,7 +123,7 @@ def within(first: Footprints, second: Footprints, buffer_km: float) -> np.ndarra
     Returns:
         (len(first),) bool.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     near = np.zeros(len(first), bool)
     a, b = np.flatnonzero(np.isfinite(first.lon)), np.flatnonzero(np.isfinite(second.lon))
@@ -132,7 +132,7 @@ def within(first: Footprints, second: Footprints, buffer_km: float) -> np.ndarra
     mine, theirs = first.take(a), second.take(b)
     # Corners are sqrt(2) further away than sides, and metres per degree differ a little.
     reach = 1.5 * (mine.side_km / 2 + theirs.side_km.max() / 2) + 1.05 * buffer_km + 1e-6
-    tree = cKDTree(theirs.unit_vectors())
+    tree = KDTree(theirs.unit_vectors())
     for i, hits in enumerate(tree.query_ball_point(mine.unit_vectors(), _chord(reach))):
         if hits:
             here, there = mine.take(np.full(len(hits), i)), theirs.take(np.array(hits))
@@ -147,14 +147,14 @@ def min_gap_km(first: Footprints, second: Footprints) -> float | None:
     The four nearest centres of each square are looked at, which is exact for squares of similar
     size and a good estimate otherwise. None when a part has no positions.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     mine = first.take(np.flatnonzero(np.isfinite(first.lon)))
     theirs = second.take(np.flatnonzero(np.isfinite(second.lon)))
     if not len(mine) or not len(theirs):
         return None
     num_near = min(4, len(theirs))
-    _, hits = cKDTree(theirs.unit_vectors()).query(mine.unit_vectors(), k=num_near)
+    _, hits = KDTree(theirs.unit_vectors()).query(mine.unit_vectors(), k=num_near)
     index = np.asarray(hits).reshape(-1)
     here = mine.take(np.repeat(np.arange(len(mine)), num_near))
     gaps = _gaps(here, theirs.take(index))

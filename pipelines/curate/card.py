@@ -84,11 +84,7 @@ def _notes(
     metas: Mapping[str, StoreMeta],
     leakage: Leakage,
 ) -> list[str]:
-    notes = [
-        f"no tile in {name}: there are too few places to divide"
-        for name in SPLITS[1:]
-        if not kept.get(name)
-    ]
+    notes = [f"no tile in {name}" for name in SPLITS[1:] if not kept.get(name)]
     if kept.get("test") and leakage.train_test_gap_km is None:
         notes.append("distance of train and test unknown: the scenes have no position")
     if leakage.near_duplicate_pairs:

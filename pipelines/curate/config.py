@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -132,15 +132,17 @@ class CurateConfig:
         if self.split == "table" and self.labels in (None, "folders"):
             raise UsageError("split", 'is "table" but there is no table', "name it with --labels")
 
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """Return the settings that change results, as plain data."""
         from ...core.config_tree import to_plain
 
-        plain = {k: v for k, v in vars(self).items() if k not in _EFFICIENCY}
-        plain["sources"] = [Path(source).resolve() for source in self.sources]
-        return {k: str(v) if isinstance(v, Path) else to_plain(v) for k, v in plain.items()} | {
-            "sources": [str(path) for path in plain["sources"]]
+        plain: dict[str, Any] = {
+            name: str(value) if isinstance(value, Path) else to_plain(value)
+            for name, value in vars(self).items()
+            if name not in _EFFICIENCY
         }
+        plain["sources"] = [str(source.resolve()) for source in self.sources]
+        return plain
 
     def num_workers(self, num_bytes: int) -> int:
         """Return how many processes to use for sources of so many bytes."""

@@ -25,6 +25,8 @@ from ...datasets.files import remove_partial, whole_file
 from ...domains.satellite.curate.records import StageResult
 from ..progress import track
 
+_CONNECT_SECONDS = 10.0
+
 StageFunction = Callable[[Any, Any], StageResult]
 
 
@@ -150,18 +152,15 @@ class Pool:
 
         if self.scheduler is not None:
             try:
-                self._client = Client(self.scheduler, timeout=10)
+                self._client = Client(self.scheduler, timeout=_CONNECT_SECONDS)
             except (OSError, TimeoutError, ValueError) as error:
                 remedy = "start one with `dask scheduler`, or leave out --scheduler"
                 reason = f"no dask scheduler answers ({error})"
                 raise UsageError(f"scheduler {self.scheduler}", reason, remedy) from error
         else:
+            options: dict[str, Any] = {"dashboard_address": None, "silence_logs": "ERROR"}
             self._cluster = LocalCluster(
-                n_workers=self.workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=None,
-                silence_logs="ERROR",
+                n_workers=self.workers, threads_per_worker=1, processes=True, **options
             )
             self._client = Client(self._cluster)
         return self._client

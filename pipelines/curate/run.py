@@ -13,7 +13,6 @@ from ...datasets.errors import DataError
 from ...datasets.files import write_json
 from ...datasets.manifest import ManifestRow, write_manifest
 from ...datasets.store import Store, StoreMeta, StoreWriter
-from ...domains.domain import get_domain
 from ...domains.satellite.curate import check, dedup, pack, scan
 from ...domains.satellite.curate import slice as slicing
 from ...domains.satellite.curate.labels import (
@@ -261,7 +260,9 @@ def same_store(mark: Path, meta: StoreMeta) -> bool:
 
 
 def fit_normaliser(store: Store, rows: Sequence[ManifestRow]) -> None:
-    """Fit the normaliser of a store on its training tiles and write it beside the store."""
+    """Fit the normaliser of a store on its training tiles and write it beside the arrays."""
+    from ...domains.domain import get_domain  # brings torch, which nothing else here needs
+
     path = store.path / "normaliser.json"
     if path.exists():
         return

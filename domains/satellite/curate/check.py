@@ -5,9 +5,12 @@ A scene that fails becomes one manifest row with the reason; the run goes on.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -158,6 +161,7 @@ def check_scene(ref: SceneRef, sensor: Sensor, params: CheckParams) -> SceneFact
             scale=tuple(band.scale for band in chosen),
             offset=tuple(band.offset for band in chosen),
             nodata=_nodata(scene, sensor, params),
+            acquired=date_in(ref.paths[0]),
         )
         _check_scale(scene, facts, sensor)
         _check_pixels(scene, facts, sensor)
@@ -177,6 +181,25 @@ def _bands(
         raise SceneRejectedError("missing_bands", reason)
     bands = tuple(name for name in wanted if name in found)
     return bands, tuple(found[name] for name in bands)
+
+
+def date_in(path: str) -> str | None:
+    """Return the date (ISO 8601) that a file or folder name holds: 2017-09-18, 20170918, 1988227.
+
+    The last one, year and day of the year, counts only in names of Landsat products.
+    """
+    for part in reversed(Path(path).parts):
+        landsat = re.match(r"L[A-Z]\d{7}(\d{7})", part)
+        text = landsat[1] if landsat else None
+        found = re.search(r"(?<!\d)((?:19|20)\d\d)[-_]?(\d\d)[-_]?(\d\d)(?!\d)", part)
+        try:
+            if text:
+                return datetime.strptime(text, "%Y%j").date().isoformat()
+            if found:
+                return datetime.strptime("".join(found.groups()), "%Y%m%d").date().isoformat()
+        except ValueError:
+            continue
+    return None
 
 
 def _nodata(scene: Scene, sensor: Sensor, params: CheckParams) -> float | None:

@@ -212,7 +212,8 @@ def _pairs_across(rows: Sequence[ManifestRow], hash_distance: int) -> int:
         return 0
     values, inverse = np.unique(np.array([h for h, _ in hashed], np.uint64), return_inverse=True)
     counts = np.zeros((len(values), len(SPLITS)), np.int64)
-    np.add.at(counts, (inverse, [SPLITS.index(s or "train") for _, s in hashed]), 1)
+    parts = np.array([SPLITS.index(split or "train") for _, split in hashed])
+    np.add.at(counts, (inverse, parts), 1)
     total = counts.sum(axis=1)
     same = ((total**2 - (counts**2).sum(axis=1)) // 2).sum()
     i, j = near_pairs(values, hash_distance).T
