@@ -359,6 +359,17 @@ def test_settings_that_cannot_work(
         curate(archive, tmp_path / "out", **changes)
 
 
+def test_scenes_of_one_name_in_several_sources_stay_apart(tmp_path: Path) -> None:
+    sources = []
+    for number in range(3):
+        sources.append(tmp_path / f"{number}" / "S2")
+        write_scene(sources[-1] / "a.tif", scene_pixels(number))
+    config = {"sensor": "landsat8-oli", "size": 64, "workers": 0}
+    run(CurateConfig(sources=(*sources, sources[0]), out=tmp_path / "out", **config))
+    names = {name.rsplit(":", 2)[0] for name in rows_of(tmp_path / "out")}
+    assert names == {"a", "S2/a", "2/S2/a"}
+
+
 def test_a_source_that_holds_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no scene was found"):
         curate(tmp_path, tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -41,14 +42,22 @@ def scan(
             skipped = any(fnmatch(path, glob) for path in relative for glob in exclude)
             if skipped or any(Path(path) in masks for path in ref.paths):
                 continue
-            previous = found.get(ref.id)
-            if previous is not None and previous.paths != ref.paths:
-                ref = SceneRef(f"{source.resolve().name}/{ref.id}", ref.paths, ref.stamp)
+            ref = replace(ref, id=_free_id(ref, source.resolve(), found))
             found[ref.id] = ref
     if not found:
         names = ", ".join(map(str, sources))
         raise UsageError("source", f"no scene was found in {names}", "check --pattern, --exclude")
     return [found[name] for name in sorted(found)]
+
+
+def _free_id(ref: SceneRef, source: Path, found: dict[str, SceneRef]) -> str:
+    """Return the id of a scene, with as much of its source in front as makes it unique."""
+    name = ref.id
+    for parent in reversed(source.parts):
+        if name not in found or found[name].paths == ref.paths:
+            break
+        name = f"{parent}/{name}"
+    return name
 
 
 def _root(source: Path) -> Path:
