@@ -156,13 +156,15 @@ def run_slice(
     """Run the stage `slice`; returns a row per tile and per scene that could not be read."""
     config = plan.config
     bands = next(iter(scenes.values())).bands if scenes else ()
+    sensor = load_sensor(plan.sensor)
     params = slicing.SliceParams(
         size=config.size,
         stride=config.stride or config.size,
         min_valid=config.min_valid,
         max_cloud=config.max_cloud,
         min_contrast=config.min_contrast,
-        visible=slicing.visible_bands(load_sensor(plan.sensor), bands, config.max_cloud),
+        main=slicing.main_bands(sensor, bands),
+        visible=slicing.visible_bands(sensor, bands, config.max_cloud),
         array_spec=plan.array_spec,
         labels=plan.labels,
         sensor=plan.sensor,

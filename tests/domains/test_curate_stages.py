@@ -15,8 +15,15 @@ from mimkit.domains.satellite.curate.dedup import (
     measure_leakage,
 )
 from mimkit.domains.satellite.curate.records import SceneFacts, SceneRef, StageResult
-from mimkit.domains.satellite.curate.slice import SliceParams, merge, plan_units
+from mimkit.domains.satellite.curate.slice import (
+    SliceParams,
+    main_bands,
+    merge,
+    plan_units,
+    visible_bands,
+)
 from mimkit.domains.satellite.curate.tiles import tile_starts
+from mimkit.domains.satellite.sensors import load_sensor
 
 PARAMS = DedupParams(
     split_by="geography",
@@ -176,6 +183,7 @@ def test_units_of_work_are_small_for_large_scenes_and_hold_many_small_ones() -> 
         min_valid=0.5,
         max_cloud=1.0,
         min_contrast=0.0,
+        main=(0, 1),
         visible=None,
         array_spec=None,
         labels=None,
@@ -191,6 +199,15 @@ def test_units_of_work_are_small_for_large_scenes_and_hold_many_small_ones() -> 
     assert max(len(unit.pieces) for unit in units) > 100
     names = [p.scene.ref.id for unit in units for p in unit.pieces]
     assert len(set(names)) == 301
+
+
+def test_quality_is_measured_on_bands_of_one_unit() -> None:
+    sensor = load_sensor("landsat8-oli")
+    bands = ("B10", "B2", "B3", "B4")
+    assert main_bands(sensor, bands) == (1, 2, 3)
+    assert visible_bands(sensor, bands, 1.0) == (0, 1, 2)
+    assert main_bands(sensor, ("B10", "B11")) == (0, 1)
+    assert visible_bands(sensor, ("B10", "B2"), 1.0) is None
 
 
 def test_a_scene_with_an_unreadable_part_is_one_rejected_row() -> None:

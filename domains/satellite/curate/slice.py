@@ -37,7 +37,9 @@ class SliceParams:
         min_valid: least share of pixels with data.
         max_cloud: largest share of pixels that look like cloud; 1 keeps all.
         min_contrast: least standard deviation divided by mean.
-        visible: positions of blue, green, red for the cloud test, None without it.
+        main: positions of the bands in the sensor's own units, which the numbers are taken from;
+            a mean of reflectance and temperature would mean nothing.
+        visible: positions of blue, green, red among them for the cloud test, None without it.
         array_spec: JSON file that describes arrays without a sidecar.
         labels: dense labels, to count labelled pixels.
         sensor: name of the sensor.
@@ -50,6 +52,7 @@ class SliceParams:
     min_valid: float
     max_cloud: float
     min_contrast: float
+    main: tuple[int, ...]
     visible: tuple[int, int, int] | None
     array_spec: str | None
     labels: LabelPlan | None
@@ -78,15 +81,23 @@ class SliceUnit:
     pieces: tuple[Piece, ...] = field(default=())
 
 
+def main_bands(sensor: Sensor, bands: Sequence[str]) -> tuple[int, ...]:
+    """Return the positions of the bands in the sensor's own units, of all where there is none."""
+    chosen = sensor.select(bands)
+    main = tuple(i for i, band in enumerate(chosen) if band.units in (None, sensor.units))
+    return main or tuple(range(len(chosen)))
+
+
 def visible_bands(
     sensor: Sensor, bands: Sequence[str], max_cloud: float
 ) -> tuple[int, int, int] | None:
-    """Return the positions of blue, green and red where the cloud test applies.
+    """Return the positions of blue, green and red among the main bands for the cloud test.
 
     Raises:
         UsageError: when clouds are to be rejected and the sensor does not allow the test.
     """
-    common = [band.common for band in sensor.select(bands)]
+    chosen = sensor.select(bands)
+    common = [chosen[i].common for i in main_bands(sensor, bands)]
     if sensor.units == "reflectance" and {"blue", "green", "red"} <= set(common):
         return common.index("blue"), common.index("green"), common.index("red")
     if max_cloud < 1 and bands:
@@ -159,11 +170,13 @@ def slice_piece(piece: Piece, params: SliceParams) -> list[ManifestRow]:
 def _row(
     tile: CutTile, scene: SceneFacts, labels: SceneLabels | None, params: SliceParams
 ) -> ManifestRow:
+    main = list(params.main)
+    pixels = tile.pixels[main]
     quality = measure(
-        tile.pixels,
+        pixels,
         tile.valid,
-        scale=np.array(scene.scale),
-        offset=np.array(scene.offset),
+        scale=np.array(scene.scale)[main],
+        offset=np.array(scene.offset)[main],
         visible=params.visible,
     )
     status, reason = judge(quality, params)
@@ -185,7 +198,7 @@ def _row(
     row = _placed(row, scene, params.size)
     if status != KEPT:
         return row
-    hashed = perceptual_hash(tile.pixels, tile.valid)
+    hashed = perceptual_hash(pixels, tile.valid)
     labelled = labels and labels.share(tile.top, tile.left, params.size, params.size)
     return replace(
         row,
