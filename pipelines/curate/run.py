@@ -121,10 +121,14 @@ def make_plan(config: CurateConfig) -> Plan:
     classes = None
     if config.labels not in (None, "folders"):
         classes = read_classes(Path(str(config.labels)), config.label_column)
-    refs = scan.scan(
-        config.sources, pattern=config.pattern, exclude=config.exclude, masks=mask_files(labels)
-    )
     spec = None if config.array_spec is None else str(config.array_spec.resolve())
+    refs = scan.scan(
+        config.sources,
+        pattern=config.pattern,
+        exclude=config.exclude,
+        masks=mask_files(labels),
+        array_spec=spec,
+    )
     sensor = config.sensor or check.choose_sensor(refs, spec)
     load_sensor(sensor).select(config.bands or ())
     return Plan(config, refs, sensor, labels, classes)

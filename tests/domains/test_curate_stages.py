@@ -163,7 +163,7 @@ def test_the_order_of_rows_does_not_matter() -> None:
 
 def facts(name: str, height: int, width: int) -> SceneFacts:
     return SceneFacts(
-        ref=SceneRef(name, (f"{name}.tif",), ((1, 2),)),
+        ref=SceneRef(name, (f"{name}.tif",), (f"{name}.tif",), ((1, 2),)),
         bands=("B2", "B3"),
         names=("B2", "B3"),
         dtype="uint16",

@@ -18,7 +18,7 @@ from ....core.config_tree import from_plain, to_plain
 from ....core.errors import UsageError
 from ....datasets.errors import DataError
 from ....datasets.manifest import ManifestRow
-from ....datasets.readers.raster import Scene, Tile
+from ....datasets.readers.scene import Scene, Tile
 from ..sensors import Sensor, check_values, find_bands, guess_sensor, load_sensor, sensor_names
 from .records import UNREADABLE, SceneFacts, SceneRef, StageResult
 from .tiles import open_ref, scene_uri, with_data
@@ -27,6 +27,7 @@ VERSION = 1
 _UNIT_SCENES = 128
 _BLOCK = 512  # pixels a side of what is looked at
 _NUM_LOOKED_AT = 4096  # pixels that tell whether the scale can be right
+_NO_NAME = re.compile(r"band_\d+")  # what the reader calls bands of which a file says nothing
 _NUM_GUESSES = 50  # scenes that are asked for their sensor
 
 
@@ -172,9 +173,15 @@ def _bands(
     scene: Scene, sensor: Sensor, params: CheckParams
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the sensor's bands that a scene has and what it calls them."""
-    found = find_bands(sensor, scene.bands)
     wanted = params.bands or sensor.band_names
     have = ", ".join(scene.bands)
+    if all(_NO_NAME.fullmatch(name) for name in scene.bands):
+        # Numbers are positions, not names: the ninth band of Sentinel-2 is B8A and not B9.
+        if len(scene.bands) != len(wanted):
+            reason = f"names none of its {len(scene.bands)} bands, and {len(wanted)} are wanted"
+            raise SceneRejectedError("missing_bands", f"{reason}; list them with --bands")
+        return wanted, scene.bands
+    found = find_bands(sensor, scene.bands)
     missing = [name for name in wanted if name not in found]
     if (params.bands and missing) or len(missing) == len(wanted):
         reason = f"lacks {', '.join(missing)} of {sensor.name}; its bands are {have}"

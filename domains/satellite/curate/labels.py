@@ -121,7 +121,8 @@ class SceneLabels:
     """
 
     def __init__(self, plan: LabelPlan, uri: str, geometry: Geometry) -> None:
-        self.plan, self.uri, self.geometry = plan, uri, geometry
+        path = uri.partition("#")[0]  # a date of an array has the labels of the array
+        self.plan, self.geometry = plan, geometry
         self._codes = np.full(256, UNLABELLED, np.uint8)
         self._codes[list(plan.values)] = np.arange(len(plan.values), dtype=np.uint8)
         self._shapes: list[tuple[dict[str, Any], int, tuple[float, ...]]] = []
@@ -130,9 +131,9 @@ class SceneLabels:
         if plan.kind == "polygons":
             self._shapes = _scene_shapes(_layer(plan.path, plan.attribute), plan, geometry)
         elif plan.kind == "raster":
-            self._raster = _raster_of(Path(plan.path), uri)
+            self._raster = _raster_of(Path(plan.path), path)
         else:
-            self._array = _array(plan.path or uri, plan.key, geometry)
+            self._array = _array(plan.path or path, plan.key, geometry)
 
     def burn(self, row: int, col: int, height: int, width: int) -> np.ndarray:
         """Return the labels of a window.
@@ -234,11 +235,11 @@ def _scene_shapes(
     return shapes
 
 
-def _raster_of(path: Path, uri: str) -> Path | None:
+def _raster_of(path: Path, scene: str) -> Path | None:
     """Return the label raster of a scene, None when a folder has none of its name."""
     if path.is_file():
         return path
-    named = [p for p in sorted(path.rglob(f"{Path(uri).stem}.*")) if p.suffix.lower() in _RASTERS]
+    named = [p for p in sorted(path.rglob(f"{Path(scene).stem}.*")) if p.suffix.lower() in _RASTERS]
     return named[0] if named else None
 
 
@@ -277,7 +278,7 @@ class TileClasses:
 
     def key(self, uri: str) -> str | None:
         """Return the table's name of a file: the longest tail of the path that is listed."""
-        parts = Path(uri).parts
+        parts = Path(uri.partition("#")[0]).parts
         tails = ("/".join(parts[start:]) for start in range(len(parts)))
         return next((tail for tail in tails if tail in self.labels or tail in self.splits), None)
 

@@ -19,12 +19,14 @@ class SceneRef:
 
     Attributes:
         id: unique name, stable between runs.
-        paths: its files, sorted.
+        paths: its files.
+        uris: what opens it: the files, with the date in an array of several.
         stamp: size and time of change of every file; another stamp is another input.
     """
 
     id: str
     paths: tuple[str, ...]
+    uris: tuple[str, ...]
     stamp: tuple[tuple[int, int], ...]
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 
 from ....core.errors import UsageError
-from ....datasets.readers.raster import discover_scenes
+from ....datasets.readers.discover import SceneSource, discover_scenes
 from .records import SceneRef
 
 
@@ -18,6 +17,7 @@ def scan(
     pattern: str | None = None,
     exclude: Sequence[str] = (),
     masks: frozenset[Path] = frozenset(),
+    array_spec: str | None = None,
 ) -> list[SceneRef]:
     """Find scenes.
 
@@ -26,6 +26,7 @@ def scan(
         pattern: glob pattern of files below a folder; None takes all known image formats.
         exclude: glob patterns of paths, relative to their source, that are left out.
         masks: files that hold labels and are therefore no scenes.
+        array_spec: JSON file that describes arrays without a sidecar.
 
     Returns:
         Scenes sorted by id.
@@ -37,11 +38,12 @@ def scan(
     for source in sources:
         if not source.exists():
             raise UsageError("source", f"{source} does not exist", "check the path")
-        for ref in _below(source.resolve(), pattern):
-            relative = [str(Path(p).relative_to(_root(source))) for p in ref.paths]
-            skipped = any(fnmatch(path, glob) for path in relative for glob in exclude)
-            if skipped or any(Path(path) in masks for path in ref.paths):
+        patterns = [pattern] if pattern else []
+        scenes = discover_scenes(source.resolve(), *patterns, exclude=exclude, spec=array_spec)
+        for scene in scenes:
+            if masks.intersection(scene.paths):
                 continue
+            ref = _reference(scene)
             ref = replace(ref, id=_free_id(ref, source.resolve(), found))
             found[ref.id] = ref
     if not found:
@@ -54,23 +56,15 @@ def _free_id(ref: SceneRef, source: Path, found: dict[str, SceneRef]) -> str:
     """Return the id of a scene, with as much of its source in front as makes it unique."""
     name = ref.id
     for parent in reversed(source.parts):
-        if name not in found or found[name].paths == ref.paths:
+        if name not in found or found[name].uris == ref.uris:
             break
         name = f"{parent}/{name}"
     return name
 
 
-def _root(source: Path) -> Path:
-    source = source.resolve()
-    return source if source.is_dir() else source.parent
-
-
-def _below(source: Path, pattern: str | None) -> list[SceneRef]:
-    return [
-        SceneRef(scene.id, paths, tuple(_stamp(path) for path in paths))
-        for scene in discover_scenes(source, *([pattern] if pattern else []))
-        for paths in [tuple(str(path) for path in scene.paths)]
-    ]
+def _reference(scene: SceneSource) -> SceneRef:
+    paths = tuple(str(path) for path in scene.paths)
+    return SceneRef(scene.id, paths, scene.uris, tuple(_stamp(path) for path in paths))
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ....datasets.manifest import ManifestRow
-from ....datasets.readers.raster import Scene, Tile, open_scene
+from ....datasets.readers.products import product_name
+from ....datasets.readers.raster import open_scene
+from ....datasets.readers.scene import Scene, Tile, data_mask
 from .records import SceneFacts, SceneRef
 
 _STRIP_BYTES = 128 << 20  # of one read
@@ -63,8 +65,8 @@ def open_ref(ref: SceneRef, array_spec: str | None) -> Scene:
     Raises:
         DataError: when it cannot be opened.
     """
-    source = ref.paths[0] if len(ref.paths) == 1 else list(ref.paths)
-    return open_scene(source)
+    source = ref.uris[0] if len(ref.uris) == 1 else list(ref.uris)
+    return open_scene(source, spec=array_spec)
 
 
 def read_tiles(
@@ -93,11 +95,10 @@ def read_tiles(
 
 
 def with_data(tile: Tile, nodata: float | None) -> np.ndarray:
-    """Return where a tile has data, (h, w): not where all bands hold the sensor's nodata.
-
-    All bands, because a single one may reach that number on dark ground.
-    """
-    return tile.valid if nodata is None else tile.valid & ~(tile.pixels == nodata).all(axis=0)
+    """Return where a tile has data, (h, w), when `nodata` also means that there is none."""
+    if nodata is None:
+        return tile.valid
+    return tile.valid & data_mask(tile.pixels, [nodata] * len(tile.pixels))
 
 
 def _parts(lefts: list[int], size: int, most: int) -> Iterator[list[int]]:
@@ -113,8 +114,10 @@ def _parts(lefts: list[int], size: int, most: int) -> Iterator[list[int]]:
 
 
 def scene_uri(ref: SceneRef) -> str:
-    """Return the file of a scene, or the folder of a product of several files."""
-    return ref.paths[0] if len(ref.paths) == 1 else str(Path(ref.paths[0]).parent)
+    """Return the file of a scene, or what a product of several files is called."""
+    if len(ref.uris) == 1:
+        return ref.uris[0]
+    return product_name([Path(path) for path in ref.paths])
 
 
 def tile_id(ref: SceneRef, top: int, left: int) -> str:
