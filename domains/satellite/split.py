@@ -2,12 +2,14 @@
 
 Tiles are not split one by one: neighbours look alike, so a random split of tiles measures memory.
 Whole cells of a grid over the Earth (or whole scenes where there is no position) are drawn by a
-hash of their name and the seed. A cell therefore keeps its part when scenes are added later.
+hash of their name and the seed. From ten cells on, a cell therefore keeps its part when scenes are
+added later.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ import numpy as np
 SPLITS = ("train", "val", "test")
 _KM_PER_DEGREE = 111.195  # on the sphere of the mean Earth radius
 _RADIUS_KM = 6371.0088
+_FEW = 10  # units, below which a hash alone may turn the shares upside down
 _SLACK = 0.02  # neighbours in a rotated grid overlap by less than this share of their size
 
 
@@ -66,9 +69,9 @@ def draw_splits(
 ) -> dict[str, str]:
     """Draw the part of each unit (cell or scene) by the hash of its name.
 
-    With few units a wanted part may get none; then the unit whose hash lies nearest to that part
-    is moved there, from a part that has several. With fewer units than parts, train comes first,
-    then test, then val.
+    With fewer than ten units chance could leave training with next to nothing, so the largest one
+    is for training. A wanted part that got none takes the smallest unit of a part with several.
+    With fewer units than parts, train comes first, then test, then val.
 
     Args:
         units: unit of every tile, repeated.
@@ -78,18 +81,20 @@ def draw_splits(
     Returns:
         Part of each unit.
     """
-    names = sorted(set(units))
+    size = Counter(units)
+    names = sorted(size)
     edges = np.cumsum(np.array(fractions, float) / sum(fractions))
     place = {name: _uniform(seed, name) for name in names}
     parts = {n: SPLITS[min(int(np.searchsorted(edges, place[n], "right")), 2)] for n in names}
+    largest = min(names, key=lambda name: (-size[name], name), default=None)
+    if largest is not None and len(names) < _FEW:
+        parts[largest] = "train"
     for wanted in ("train", "test", "val"):
-        index = SPLITS.index(wanted)
-        if fractions[index] <= 0 or wanted in parts.values():
+        if fractions[SPLITS.index(wanted)] <= 0 or wanted in parts.values():
             continue
-        centre = edges[index] - fractions[index] / sum(fractions) / 2
-        donors = [n for n in names if _may_leave(parts, n, wanted)]
+        donors = [n for n in names if n != largest and _may_leave(parts, n, wanted)]
         if donors:
-            parts[min(donors, key=lambda n: (abs(place[n] - centre), n))] = wanted
+            parts[min(donors, key=lambda n: (size[n], place[n]))] = wanted
     return parts
 
 

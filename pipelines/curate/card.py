@@ -84,7 +84,12 @@ def _notes(
     metas: Mapping[str, StoreMeta],
     leakage: Leakage,
 ) -> list[str]:
-    notes = [f"no tile in {name}" for name in SPLITS[1:] if not kept.get(name)]
+    num_places = len({row.group for row in rows if row.status == KEPT})
+    notes = [
+        f"no tile in {name}, with {num_places} places to divide (see --split and --cell-km)"
+        for name in SPLITS[1:]
+        if not kept.get(name)
+    ]
     if kept.get("test") and leakage.train_test_gap_km is None:
         notes.append("distance of train and test unknown: the scenes have no position")
     if leakage.near_duplicate_pairs:

@@ -46,6 +46,12 @@ def test_few_units_leave_no_part_empty(seed: int, num: int, wanted: str) -> None
     assert set(parts.values()) == {names[letter] for letter in wanted}
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_the_largest_of_few_units_is_for_training(seed: int) -> None:
+    units = ["small"] * 4 + ["large"] * 16
+    assert draw_splits(units, seed, (0.8, 0.1, 0.1)) == {"small": "test", "large": "train"}
+
+
 def test_a_part_of_share_zero_gets_nothing() -> None:
     parts = draw_splits([f"u{i}" for i in range(50)], 0, (0.8, 0.0, 0.2))
     assert set(parts.values()) == {"train", "test"}
