@@ -60,9 +60,21 @@ def summarise(
     out: Path,
     num_scenes: int,
     num_broken: int,
+    official: bool,
     seconds: float,
 ) -> CurateReport:
-    """Count what was kept and rejected."""
+    """Count what was kept and rejected.
+
+    Args:
+        rows: all rows of the manifest.
+        metas: stores by folder.
+        leakage: distance of the parts.
+        out: folder of the store.
+        num_scenes: scenes found.
+        num_broken: scenes that were rejected as a whole.
+        official: whether the parts come from a table.
+        seconds: wall-clock time.
+    """
     kept = Counter(row.split or "train" for row in rows if row.status == KEPT)
     rejected = Counter(row.status for row in rows if row.status != KEPT)
     return CurateReport(
@@ -73,7 +85,7 @@ def summarise(
         rejected=dict(sorted(rejected.items())),
         groups={name: meta.num_samples for name, meta in sorted(metas.items())},
         leakage=leakage,
-        notes=tuple(_notes(rows, kept, metas, leakage)),
+        notes=tuple(_notes(rows, kept, metas, leakage, official)),
         seconds=seconds,
     )
 
@@ -83,13 +95,11 @@ def _notes(
     kept: Mapping[str, int],
     metas: Mapping[str, StoreMeta],
     leakage: Leakage,
+    official: bool,
 ) -> list[str]:
     num_places = len({row.group for row in rows if row.status == KEPT})
-    notes = [
-        f"no tile in {name}, with {num_places} places to divide (see --split and --cell-km)"
-        for name in SPLITS[1:]
-        if not kept.get(name)
-    ]
+    why = "" if official else f", with {num_places} places to divide (see --split and --cell-km)"
+    notes = [f"no tile in {name}{why}" for name in SPLITS[1:] if not kept.get(name)]
     if kept.get("test") and leakage.train_test_gap_km is None:
         notes.append("distance of train and test unknown: the scenes have no position")
     if leakage.near_duplicate_pairs:

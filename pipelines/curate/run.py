@@ -58,6 +58,12 @@ class Plan:
         spec = self.config.array_spec
         return None if spec is None else str(spec.resolve())
 
+    @property
+    def split_by(self) -> dedup.SplitBy:
+        """What the parts are made of."""
+        has_parts = self.classes is not None and bool(self.classes.splits)
+        return self.config.split or ("table" if has_parts else "geography")
+
 
 def run(config: CurateConfig) -> CurateReport:
     """Curate scenes into a store.
@@ -92,6 +98,7 @@ def run(config: CurateConfig) -> CurateReport:
             out=config.out,
             num_scenes=len(plan.refs),
             num_broken=len({r.id for r in rows if r.id in {ref.id for ref in plan.refs}}),
+            official=plan.split_by == "table",
             seconds=time.monotonic() - started,
         )
         write_card(config.out / "card.json", report, rows, metas, config.identity())
@@ -192,13 +199,12 @@ def run_divide(plan: Plan, rows: Sequence[ManifestRow]) -> list[ManifestRow]:
         rows = [replace(row, label=Path(row.uri).parent.name) for row in rows]
     elif table is not None:
         rows = [replace(row, label=table.labels.get(keys[row.uri] or "")) for row in rows]
-    split_by = config.split or ("table" if table and table.splits else "geography")
     official = {}
-    if table is not None and split_by == "table":
+    if table is not None and plan.split_by == "table":
         parts = {uri: table.splits.get(key or "") for uri, key in keys.items()}
         official = {row.id: part for row in rows if (part := parts[row.uri]) is not None}
     params = dedup.DedupParams(
-        split_by=split_by,
+        split_by=plan.split_by,
         fractions=config.fractions,
         cell_km=config.cell_km,
         buffer_km=config.buffer_km,
