@@ -1,60 +1,25 @@
-"""Scenes in .npy and .npz files, described by a small JSON file beside them.
-
-`scene.npz` is described by `scene.json`, for example
-
-    {"array": "img", "layout": "hwc", "bands": ["blue", "green", "red"], "nodata": 0}
-"""
+"""Scenes in .npy and .npz files."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import threading
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
-from ..geometry import Geometry, Transform
+from .array_spec import ArraySpec, find_spec, locate
 from .scene import Scene, SceneInfo, band_places
 
 ARRAY_SUFFIXES = (".npy", ".npz")
-_LAYOUTS = ("hwc", "chw", "thwc", "tchw", "hw", "thw")
 _URI = re.compile(r"^(?P<path>.*\.np[yz])(?:#t=(?P<time>\d+))?$", re.IGNORECASE)
 _MAX_BYTES = 2 << 30  # of an array in a compressed file, which can only be read as a whole
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArraySpec:
-    """What the numbers of an array are.
-
-    Attributes:
-        array: name of the array in an .npz file; None where it holds one only.
-        layout: order of the axes: hwc, chw, hw, or with dates in front thwc, tchw, thw.
-        bands: names of the bands; none calls them band_1, band_2, ...
-        crs: coordinate system, "EPSG:n" or WKT; None when unknown.
-        transform: (a, b, c, d, e, f) as in `Geometry`; None when unknown.
-        nodata: stored number that means "no data"; None when none does (NaN always does).
-        scale: factor to physical units, for all bands or for each.
-        offset: summand after scaling, for all bands or for each.
-        times: what each date is called, such as "2015-08-20"; none leaves them without names.
-    """
-
-    array: str | None = None
-    layout: str = "hwc"
-    bands: tuple[str, ...] = ()
-    crs: str | None = None
-    transform: Transform | None = None
-    nodata: float | None = None
-    scale: float | tuple[float, ...] = 1.0
-    offset: float | tuple[float, ...] = 0.0
-    times: tuple[str, ...] = ()
 
 
 def is_array(uri: str) -> bool:
@@ -68,78 +33,6 @@ def split_uri(uri: str) -> tuple[Path, int | None]:
     if found is None:
         return Path(uri), None
     return Path(found["path"]), None if found["time"] is None else int(found["time"])
-
-
-def find_spec(path: Path, fallback: ArraySpec | str | Path | None) -> ArraySpec:
-    """Return the description of an array: its own, the JSON file beside it, or else the fallback.
-
-    Raises:
-        DataError: when there is none, or it is wrong.
-    """
-    own = path.with_suffix(".json")
-    if own.is_file():
-        return read_spec(own)
-    if isinstance(fallback, ArraySpec):
-        return fallback
-    if fallback is not None:
-        return read_spec(Path(fallback))
-    remedy = f'write {own.name} beside it, such as {{"layout": "hwc", "bands": ["red", "nir"]}}'
-    raise DataError(path, "nothing says what its axes and bands are", remedy)
-
-
-def read_spec(path: Path) -> ArraySpec:
-    """Read the JSON file that describes an array.
-
-    Raises:
-        DataError: naming the entry that is wrong.
-    """
-    known = [field.name for field in fields(ArraySpec)]
-    remedy = f"its entries are {', '.join(known)}"
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"is no JSON file ({error})", "repair it") from None
-    if not isinstance(plain, dict):
-        raise DataError(path, "does not describe an array", remedy)
-    for name, value in plain.items():
-        if name not in known:
-            raise DataError(path, f"has the unknown entry {name!r}", remedy)
-        if not _fits(name, value):
-            raise DataError(path, f"{name} is {json.dumps(value)[:80]}", _EXAMPLES[name])
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-    return ArraySpec(**values)
-
-
-_EXAMPLES = {
-    "array": 'name an array of the file, as in "img"',
-    "layout": f"use one of {', '.join(_LAYOUTS)}",
-    "bands": 'list distinct names, as in ["red", "nir"]',
-    "crs": 'use a text such as "EPSG:32633", or null',
-    "transform": "give six numbers a, b, c, d, e, f, or null",
-    "nodata": "use a number or null",
-    "scale": "use a number, or a list with one for each band",
-    "offset": "use a number, or a list with one for each band",
-    "times": 'list texts, as in ["2015-08-20"]',
-}
-
-
-def _fits(name: str, value: Any) -> bool:
-    if name == "layout":
-        return value in _LAYOUTS
-    if name in ("bands", "times"):
-        texts = isinstance(value, list) and all(isinstance(v, str) and v for v in value)
-        return texts and (name == "times" or len(set(value)) == len(value))
-    if name in ("scale", "offset"):
-        return _is_number(value) or (isinstance(value, list) and all(map(_is_number, value)))
-    if value is None:
-        return True
-    if name == "transform":
-        return isinstance(value, list) and len(value) == 6 and all(map(_is_number, value))
-    return _is_number(value) if name == "nodata" else isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def num_times(path: Path, fallback: ArraySpec | str | Path | None = None) -> int | None:
@@ -215,15 +108,12 @@ def _info(
         reason = f"has {num_bands} bands, its description names {len(names)}"
         raise DataError(path, reason, "correct bands or layout in its description")
     number = spec.nodata if nodata is None else nodata
-    geometry = Geometry.unknown(axes["h"], axes["w"])
-    if spec.crs is not None and spec.transform is not None:
-        geometry = Geometry(spec.crs, spec.transform, axes["h"], axes["w"])
     named = time is not None and time < len(spec.times)
     return SceneInfo(
         uri=uri,
         bands=names,
         dtype=dtype.name,
-        geometry=geometry,
+        geometry=locate(path, spec, axes["h"], axes["w"]),
         nodata=(None if number is None else float(number),) * num_bands,
         scale=_per_band(path, "scale", spec.scale, num_bands),
         offset=_per_band(path, "offset", spec.offset, num_bands),

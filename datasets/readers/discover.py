@@ -11,13 +11,19 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 from ..errors import DataError
-from .arrays import ARRAY_SUFFIXES, ArraySpec, num_times
+from .array_spec import ArraySpec
+from .arrays import ARRAY_SUFFIXES, num_times
 from .names import BandFile, band_file
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".jp2", ".jpg", ".jpeg", ".png", ".img")
 _RESOLUTION_FOLDER = re.compile(r"R\d\dm")  # Sentinel-2 Level 2A keeps each resolution apart
 _WITH_PAN = re.compile(r"L[CEO]0?[789]")
 _PAN = "B8"
+_COMPANION = re.compile(  # quality, angles, atmosphere, classes, browse pictures
+    r"(S[RT]_)?(\w*QA(_\w+)?|[SV][AZ]A|SCL|TCI|AOT|WVP|PVI|ATRAN|CDIST|DRAD|EMIS|EMSD|TRAD|URAD"
+    r"|ATMOS_OPACITY|VER|thumb_\w+)(_\d\dm)?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,10 @@ def discover_scenes(
 
     Bands of one product become one scene: Landsat (`NAME_B1.TIF`, without the panchromatic band,
     whose grid is another), BigEarthNet, Sentinel-2 in SAFE folders (of each band the finest
-    resolution), or B02.tif, B03.tif in a folder of their own. Other images that begin with the
-    product's name (quality, angles, browse pictures) are parts of it and no scenes. Everything else
-    with a known suffix is one scene a file, broken or not: `open_scene` says what is wrong with it.
-    Hidden files and folders are skipped.
+    resolution), or B02.tif, B03.tif in a folder of their own. The quality, angle and browse images
+    of such a product are parts of it and no scenes. Everything else with a known suffix is one
+    scene a file, broken or not: `open_scene` says what is wrong with it. Hidden files and folders
+    are skipped.
 
     Args:
         root: folder, or one file.
@@ -163,8 +169,9 @@ def _holds_one_band(path: Path) -> bool:
 def _belongs(path: Path, products: dict[tuple[Path, str], tuple[Path, ...]]) -> bool:
     """Return whether an image is a part of a product without being one of its bands."""
     words = path.stem.split("_")
-    starts = ("_".join(words[:end]) for end in range(1, len(words)))
-    return any((_product_folder(path), start) in products for start in starts)
+    cuts = (("_".join(words[:end]), "_".join(words[end:])) for end in range(1, len(words)))
+    folder = _product_folder(path)
+    return any((folder, a) in products and _COMPANION.fullmatch(b) is not None for a, b in cuts)
 
 
 def _expanded(

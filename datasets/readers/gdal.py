@@ -41,7 +41,6 @@ def _gdal() -> Iterator[None]:
     options: dict[str, Any] = {
         "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # companions are asked for by name
         "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",  # a truncated JPEG is grey otherwise
-        "GDAL_PAM_ENABLED": "YES",
     }
     if "GDAL_CACHEMAX" not in os.environ:
         options["GDAL_CACHEMAX"] = 256  # MB; the default is a twentieth of a machine, per process
@@ -331,7 +330,7 @@ def _check_kind(dataset: Any, path: str) -> None:
         known = "GeoTIFF, JPEG, PNG, JPEG 2000, npy or npz"
         raise DataError(path, f"is of the kind {dataset.driver}", f"convert it to {known}")
     for dtype in dataset.dtypes:
-        if np.dtype(dtype).kind not in "uif":
+        if dtype.startswith("complex") or np.dtype(dtype).kind not in "uif":
             raise DataError(path, f"holds {dtype} numbers", "write real numbers, one band each")
     pixels = dataset.height * dataset.width
     if dataset.driver in _WHOLE and pixels > _MAX_WHOLE_PIXELS:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from .arrays import ArraySpec, is_array, open_array
+from .array_spec import ArraySpec
+from .arrays import is_array, open_array
 from .discover import SceneSource, discover_scenes
 from .scene import Scene, Tile
 

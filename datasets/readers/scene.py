@@ -130,7 +130,7 @@ class Scene:
         self.geometry = info.geometry
         self.nodata = next((number for number in info.nodata if number is not None), None)
         self.scale, self.offset, self.tags = info.scale, info.offset, dict(info.tags)
-        self._source = source
+        self._source, self._closed = source, False
         self._places = tuple(range(len(info.bands)) if places is None else places)
 
     def read(
@@ -150,8 +150,10 @@ class Scene:
 
         Raises:
             DataError: when there is no such band, or the file cannot be read there.
-            ValueError: for a window without pixels.
+            ValueError: for a window without pixels, or when the scene is closed.
         """
+        if self._closed:
+            raise ValueError(f"{self.uri} is closed")
         if height < 1 or width < 1:
             raise ValueError(f"a window of {height} x {width} pixels")
         chosen = (
@@ -180,6 +182,7 @@ class Scene:
 
     def close(self) -> None:
         """Close all files; reading is over."""
+        self._closed = True
         self._source.close()
 
     def __enter__(self) -> Scene:
