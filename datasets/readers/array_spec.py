@@ -82,7 +82,7 @@ def read_spec(path: Path) -> ArraySpec:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(path, f"is no JSON file ({error})", "repair it") from None
+        raise DataError(path, f"is no JSON file ({error})", "repair it") from error
     wrong = [name for name in plain if name not in known] if isinstance(plain, dict) else ["text"]
     if wrong:
         remedy = f"its entries are {', '.join(known)}"
@@ -162,5 +162,5 @@ def locate(path: Path, spec: ArraySpec, height: int, width: int) -> Geometry:
     except CRSError as error:
         raise DataError(
             path, f"crs {spec.crs!r} is not known ({error})", _EXAMPLES["crs"]
-        ) from None
+        ) from error
     return Geometry(crs, spec.transform, height, width)

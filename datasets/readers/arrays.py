@@ -178,10 +178,10 @@ class _Stored:
             else:
                 self._array = np.lib.format.open_memmap(path, mode="r")
                 self.shape, dtype = self._array.shape, self._array.dtype
-        except FileNotFoundError:
-            raise DataError(path, "does not exist", "check the path") from None
+        except FileNotFoundError as error:
+            raise DataError(path, "does not exist", "check the path") from error
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise _broken(path, error) from None
+            raise _broken(path, error) from error
         if dtype.kind not in "uif":
             raise DataError(path, f"holds {dtype} instead of real numbers", "save real numbers")
         self.dtype = dtype.newbyteorder("=")
@@ -220,7 +220,7 @@ class _Stored:
             with zipfile.ZipFile(self._path) as archive, archive.open(self._member or "") as stream:
                 return np.lib.format.read_array(stream, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise _broken(self._path, error) from None
+            raise _broken(self._path, error) from error
 
     def close(self) -> None:
         with self._lock:

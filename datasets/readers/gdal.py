@@ -158,7 +158,9 @@ def _read_window(
         pixels = file.dataset.read(indexes, window=window, out_dtype=dtype)
         mask = file.dataset.read_masks(indexes[0], window=window) > 0 if file.masked else None
     except (RasterioError, OSError, ValueError) as error:
-        raise DataError(file.path, f"cannot be read to its end ({_why(error)})", _REWRITE) from None
+        raise DataError(
+            file.path, f"cannot be read to its end ({_why(error)})", _REWRITE
+        ) from error
     return pixels, mask
 
 
@@ -274,7 +276,7 @@ def _open_file(path: str) -> _File:
                 dataset.close()
                 raise
     except (RasterioError, OSError, ValueError) as error:
-        raise DataError(path, f"cannot be opened as an image ({_why(error)})", _REWRITE) from None
+        raise DataError(path, f"cannot be opened as an image ({_why(error)})", _REWRITE) from error
 
 
 def _described(dataset: Any, path: str) -> _File:
@@ -307,10 +309,10 @@ def _check_file(path: Path) -> None:
             raise DataError(path, "is empty", _REWRITE)
         if path.suffix.lower() == ".png":
             _check_png(path)
-    except FileNotFoundError:
-        raise DataError(path, "does not exist", "check the path") from None
+    except FileNotFoundError as error:
+        raise DataError(path, "does not exist", "check the path") from error
     except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror})", "check its rights") from None
+        raise DataError(path, f"cannot be read ({error.strerror})", "check its rights") from error
 
 
 def _check_png(path: Path) -> None:
