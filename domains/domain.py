@@ -60,6 +60,16 @@ class Normaliser(Protocol):
         """Turn stored numbers into float32 network input; 0 where there is no data."""
         ...
 
+    def find_data(self, images: Stored, valid: Valid = None) -> Bool[Tensor, "b *s"]:
+        """Return where there is data: where `valid` says so and no number means "no data"."""
+        ...
+
+    def check_values(
+        self, images: Stored, valid: Valid = None, subject: object = "the images"
+    ) -> None:
+        """Raise DataError when the stored numbers are of another scale than the normaliser's."""
+        ...
+
     def denormalise(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
         """Turn network input or a reconstruction of it into physical units."""
         ...
@@ -128,6 +138,16 @@ class Domain(Protocol):
 
         Raises:
             UsageError: when the channels of samples and normaliser differ.
+        """
+        ...
+
+    def scene_bands(
+        self, normaliser: Normaliser, names: Sequence[str], subject: object = "the scene"
+    ) -> tuple[str, ...]:
+        """Return what a file calls the normaliser's channels, in the normaliser's order.
+
+        Raises:
+            UsageError: naming the channels that are missing or ambiguous.
         """
         ...
 

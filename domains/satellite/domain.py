@@ -19,7 +19,7 @@ from ..domain import Normaliser as AnyNormaliser
 from ..domain import Valid
 from .augment import AugmentConfig, View, fit_size, random_view
 from .normalise import Normaliser, fit_normaliser
-from .sensors import band_key, load_sensor
+from .sensors import Band, Sensor, band_key, load_sensor, match_bands
 
 _RGB = (660.0, 560.0, 485.0)  # nm, centres of red, green and blue of most instruments
 _NEAR = 45.0  # nm, how far from it a band still shows the colour
@@ -93,9 +93,8 @@ class SatelliteDomain:
         own.check_bands(meta.bands, f"store of {meta.sensor}")
         pixels = _move(samples.pixels, device)
         valid = None if samples.valid is None else _move(samples.valid, device)
-        if pixels.is_floating_point():
-            finite = torch.isfinite(pixels).all(dim=1)
-            valid = finite if valid is None else valid & finite
+        if pixels.is_floating_point():  # a reader may have missed what is no number
+            valid = own.find_data(pixels, valid)
         labels = None if samples.labels is None else _move(samples.labels, device).long()
         view = View(own(pixels, valid), valid, labels)
         ids = torch.as_tensor(samples.rows, dtype=torch.int64)
@@ -109,6 +108,17 @@ class SatelliteDomain:
                 raise UsageError("augmentation", "has no generator", hint)
             view = random_view(view, ids, config, generator, size=shape, zero=own.zero)
         return Batch(view.images, view.valid, ids.to(device), view.labels)
+
+    def scene_bands(
+        self, normaliser: AnyNormaliser, names: Sequence[str], subject: object = "the scene"
+    ) -> tuple[str, ...]:
+        """Return what a file calls the normaliser's channels, in the normaliser's order.
+
+        Raises:
+            UsageError: naming the channels that are missing or ambiguous.
+        """
+        found = match_bands(_sensor(normaliser), names, normaliser.bands, subject)
+        return tuple(found.values())
 
     def display_bands(self, source: StoreMeta | AnyNormaliser) -> tuple[int, int, int]:
         """Return which channels to show as red, green and blue.
@@ -173,6 +183,23 @@ def wavelengths(sensor: str, bands: Sequence[str]) -> tuple[float | None, ...]:
         return tuple(band.wavelength for band in load_sensor(sensor).select(bands))
     except UsageError:
         return ()
+
+
+def _sensor(normaliser: AnyNormaliser) -> Sensor:
+    """Return the normaliser's sensor; a user's own one is known by its band names alone."""
+    try:
+        sensor = load_sensor(normaliser.sensor)
+        sensor.select(normaliser.bands)
+        return sensor
+    except UsageError:
+        bands = tuple(Band(name=name) for name in normaliser.bands)
+        return Sensor(
+            name=normaliser.sensor,
+            title=normaliser.sensor,
+            units=normaliser.units,
+            bands=bands,
+            dtypes=(),
+        )
 
 
 def _wavelengths(source: StoreMeta | AnyNormaliser) -> tuple[float | None, ...]:

@@ -6,13 +6,14 @@ any order come to the same one, bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...core.config_tree import from_plain, to_plain
@@ -45,6 +46,7 @@ class Normaliser:
         low: smallest physical value per band; smaller ones are clipped.
         high: largest physical value per band; larger ones are clipped.
         wavelengths: centre of each band in nm, None where it is not known.
+        nodata: stored number that means "no data" when all bands have it, None when none does.
     """
 
     domain: str
@@ -57,7 +59,8 @@ class Normaliser:
     std: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    wavelengths: tuple[float | None, ...] = field(default=())
+    wavelengths: tuple[float | None, ...] = ()
+    nodata: float | None = None
 
     def __post_init__(self) -> None:
         """Check that there is one number per band and that each can be used."""
@@ -124,6 +127,23 @@ class Normaliser:
         self._check_channels(stored.shape[1])
         scale, offset = _columns(stored, [self.scale, self.offset])
         return stored.to(torch.float32) * scale + offset
+
+    def find_data(self, images: Stored, valid: Valid = None) -> Bool[Tensor, "b *s"]:
+        """Return where there is data, by what is known and by the stored numbers themselves.
+
+        A file need not say what its numbers outside of the swath mean; the sensor does.
+
+        Args:
+            images: stored numbers.
+            valid: what is known already; None when nothing is.
+        """
+        stored = _tensor(images)
+        found = torch.ones_like(stored[:, 0], dtype=torch.bool)
+        if stored.is_floating_point():
+            found = torch.isfinite(stored).all(dim=1)
+        if self.nodata is not None:
+            found = found & (stored != self.nodata).any(dim=1)
+        return found if valid is None else found & _tensor(valid).to(found.device)
 
     @property
     def zero(self) -> tuple[float, ...]:
@@ -237,6 +257,8 @@ class Normaliser:
             low=tuple(ends.min(axis=0).tolist()),
             high=tuple(ends.max(axis=0).tolist()),
             wavelengths=tuple(wavelengths),
+            # NaN needs no mention: a number that is not finite is never data.
+            nodata=meta.nodata if math.isfinite(meta.nodata or 0) else None,
         )
 
     def _check_channels(self, num_channels: int) -> None:

@@ -25,6 +25,8 @@ from ...datasets.errors import DataError
 FOLDER = Path(__file__).parent / "sensors"
 
 _WORDS = {"band", "sr", "st", "toa", "boa", "reflectance", "radiance", "temperature"}
+_YAML = (".yaml", ".yml")
+_SMALL_SCALE = 0.01  # below it, digital numbers and physical units cannot be confused
 _ALREADY_PHYSICAL = 2.0  # stored numbers below this are no digital numbers
 _FAR_OUT = 10.0  # times the largest plausible value
 
@@ -144,11 +146,10 @@ def load_sensor(name: str | Path) -> Sensor:
     Raises:
         UsageError: when there is no such sensor or variant, or its file is wrong.
     """
-    text = str(name)
-    base, _, variant = (text, "", "") if Path(text).is_file() else text.partition("@")
-    if base.endswith((".yaml", ".yml")):
-        # A partition at the first "@" would cut folders such as /home/me@work.
-        base, _, variant = (text, "", "") if Path(text).is_file() else text.rpartition("@")
+    base, variant = str(name), ""
+    if "@" in base and not base.endswith(_YAML):
+        base, _, variant = base.rpartition("@")
+    if base.endswith(_YAML):
         return _load(Path(base), variant)
     known = sensor_names()
     if base not in known:
@@ -169,6 +170,8 @@ def _load(path: Path, variant: str) -> Sensor:
     change = from_plain(_Delivery, variants.get(variant) or {}, where)
     said = {f.name: getattr(content, f.name) for f in fields(_Delivery)}
     changed = {f.name: getattr(change, f.name) for f in fields(_Delivery)}
+    for delivery in (content, change):
+        _check_names(delivery, content)
     # The names of files belong to one way of delivery and are not inherited.
     kept = {k: v for k, v in changed.items() if v is not None or (variant and k == "files")}
     return _build(content, said | kept, variant)
@@ -185,16 +188,20 @@ def _read(path: Path) -> _SensorFile:
     return from_plain(_SensorFile, plain, path.name)
 
 
-def _build(content: _SensorFile, said: dict[str, Any], variant: str) -> Sensor:
-    """Make the sensor of one way of delivery."""
+def _check_names(delivery: _Delivery, content: _SensorFile) -> None:
     names = [band.name for band in content.bands]
+    if len(set(names)) != len(names) or not names:
+        raise UsageError(f"sensor {content.name}", "band names are not distinct", "rename one")
     for field in ("scale", "offset", "band_units"):
-        for key in said[field] if isinstance(said[field], dict) else ():
+        value = getattr(delivery, field)
+        for key in value if isinstance(value, dict) else ():
             if key not in (*names, "default"):
                 hint = f"it has {', '.join(names)}"
                 raise UsageError(f"sensor {content.name}", f"{field} of unknown band {key!r}", hint)
-    if len(set(names)) != len(names) or not names:
-        raise UsageError(f"sensor {content.name}", "band names are not distinct", "rename one")
+
+
+def _build(content: _SensorFile, said: dict[str, Any], variant: str) -> Sensor:
+    """Make the sensor of one way of delivery."""
     bands = tuple(_band(band, said) for band in content.bands)
     low, high = said["plausible"] or (-math.inf, math.inf)
     nodata = said["nodata"]
@@ -337,8 +344,8 @@ def check_values(
     """
     chosen = sensor.select(bands)
     same = [i for i, band in enumerate(chosen) if band.units in (None, sensor.units)]
-    stored = pixels[same].astype(np.float64)
-    stored = stored.reshape(len(same), -1) if valid is None else stored[:, valid]
+    keep = np.ones(pixels.shape[1:], bool) if valid is None else valid
+    stored = pixels[same][:, keep].astype(np.float64)
     stored = stored[:, np.isfinite(stored).all(axis=0)]
     if not stored.size:
         return
@@ -358,7 +365,7 @@ def _problem(stored: np.ndarray, values: np.ndarray, scale: float, sensor: Senso
     what = f"{sensor.name} in {sensor.units}"
     if middle > high or top > _FAR_OUT * high:
         return f"its values look like digital numbers, not {what} ({seen})"
-    if scale < 1 / 255 and stored.max() <= _ALREADY_PHYSICAL and stored.max() > 0:
+    if scale < _SMALL_SCALE and stored.max() <= _ALREADY_PHYSICAL and stored.max() > 0:
         return f"its values look like physical units already, not numbers of {what} ({seen})"
     if middle < low:
         return f"half of its values are below what {what} can be ({seen})"

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-_FLOAT_BITS = 18  # of 32: sign, 8 of the exponent, 9 of the mantissa, so steps of 0.2 %
+_FLOAT_BITS = 20  # of 32: sign, 8 of the exponent, 11 of the mantissa, so steps of 0.05 %
 
 
 class Statistics:
     """How often each stored value occurs in each band; adds up over workers without rounding.
 
     Integers of 8 and 16 bits are counted exactly. Other numbers are counted as float32 in steps of
-    0.2 % of their value, which needs no range to be known beforehand.
+    0.05 % of their value, which needs no range to be known beforehand (8 MB a band).
 
     Args:
         num_bands: number of bands.

@@ -1,0 +1,171 @@
+"""Features of stored samples, batch by batch: frozen encoders and what raw pixels give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core.batch import Batch
+from ..core.encoders.vit import ViT
+from ..core.grid import Grid, patchify
+from ..core.heads.pool import Pooling, image_features
+from ..core.method import Method
+from ..core.methods import MethodConfig, build
+from ..core.objectives.labels import IGNORED
+from ..domains.domain import Normaliser, get_domain
+from .progress import track
+from .stores import OpenGroup
+
+Extract = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of features.
+
+    Args:
+        name: what tables call it.
+        extract: (b, f) vectors of a batch's images, or (b, n, f) of its tokens.
+        seed: of a random initialisation; None for everything that is not random.
+    """
+
+    name: str
+    extract: Extract
+    seed: int | None = None
+
+
+def stored_batches(
+    group: OpenGroup,
+    rows: np.ndarray,
+    normaliser: Normaliser,
+    *,
+    size: tuple[int, ...] | None = None,
+    batch_size: int = 64,
+    labels: bool = False,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Yield the samples of some rows as batches, unchanged by augmentation.
+
+    Args:
+        group: an open store.
+        rows: rows of the store, in the order that is wanted.
+        normaliser: of the model that will read them.
+        size: pixels per axis that the model was made for; the stored size when None.
+        batch_size: samples per batch, which bounds memory and changes no result.
+        labels: read dense labels as well.
+        device: where the batch is made.
+    """
+    domain = get_domain(group.meta.domain)
+    for start in range(0, len(rows), batch_size):
+        samples = group.store.read(rows[start : start + batch_size], labels=labels)
+        yield domain.to_batch(
+            samples,
+            group.meta,
+            normaliser,
+            size=size,
+            augment=False,
+            generator=None,
+            device=device,
+        )
+
+
+def random_method(config: MethodConfig, grid: Grid, seed: int) -> Method:
+    """Return a method with fresh weights; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return build(config, grid).eval()
+
+
+def image_source(name: str, encoder: ViT, pooling: Pooling, seed: int | None = None) -> Source:
+    """Return pooled features of a frozen encoder."""
+    return Source(name, lambda batch: image_features(encoder, batch, pooling), seed)
+
+
+def token_source(name: str, encoder: ViT, pooling: Pooling, seed: int | None = None) -> Source:
+    """Return features of every token: the pooling's taps joined, nothing averaged."""
+    taps = [tap for tap in pooling.taps if tap >= 0]
+
+    @torch.inference_mode()
+    def extract(batch: Batch) -> Float[Tensor, "b n f"]:
+        images, weight = filled(batch, encoder.grid.patch)
+        absent = None if weight is None else weight < pooling.min_valid
+        features = encoder.encode(images, taps=taps, absent=absent)
+        prefix = encoder.num_prefix_tokens
+        return torch.cat([features.context(tap)[:, prefix:] for tap in pooling.taps], dim=-1)
+
+    return Source(name, extract, seed)
+
+
+def filled(
+    batch: Batch, patch: Sequence[int]
+) -> tuple[Float[Tensor, "b c *s"], Float[Tensor, "b n"] | None]:
+    """Return images with zeros where there is no data, and the valid share of every token."""
+    if batch.valid is None:
+        return batch.images, None
+    images = torch.where(batch.valid[:, None], batch.images, 0.0)
+    return images, patchify(batch.valid[:, None].to(images.dtype), patch).mean(dim=-1)
+
+
+def band_means(batch: Batch) -> Float[Tensor, "b c"]:
+    """Return the mean of every band over an image's valid pixels."""
+    return token_means(batch, batch.images.shape[2:])[:, 0]
+
+
+def token_means(batch: Batch, patch: Sequence[int]) -> Float[Tensor, "b n c"]:
+    """Return the mean of every band over each token's valid pixels."""
+    images, weight = filled(batch, patch)
+    tokens = patchify(images, patch).unflatten(-1, (-1, images.shape[1])).mean(dim=2)
+    return tokens if weight is None else tokens / weight[..., None].clamp_min(1e-6)
+
+
+def histogram(
+    batch: Batch, num_bins: int = 16, span: tuple[float, float] = (-2.5, 2.5)
+) -> Float[Tensor, "b f"]:
+    """Return the share of an image's valid pixels in every bin of every band.
+
+    Args:
+        batch: normalised images; a band's deviation over the training rows is one.
+        num_bins: bins of a band; values beyond the span count for the outermost.
+        span: range of normalised values that the bins divide.
+    """
+    low, high = span
+    index = ((batch.images.nan_to_num() - low) / (high - low) * num_bins).floor().long()
+    index = index.clamp(0, num_bins - 1).flatten(2)
+    weight = torch.ones_like(index, dtype=torch.float32)
+    if batch.valid is not None:
+        weight = weight * batch.valid.flatten(1)[:, None]
+    counts = weight.new_zeros(*index.shape[:2], num_bins).scatter_add_(2, index, weight)
+    return (counts / counts.sum(dim=2, keepdim=True).clamp_min(1.0)).flatten(1)
+
+
+def token_labels(
+    labels: Int[Tensor, "b *s"], patch: Sequence[int], min_share: float = 0.75
+) -> Int[Tensor, "b n"]:
+    """Return the class of every token; 255 where no class holds `min_share` of its pixels."""
+    pixels = patchify(labels[:, None].float(), patch).long()
+    found = pixels.mode(dim=-1).values
+    share = (pixels == found[..., None]).float().mean(dim=-1)
+    return found.masked_fill(share < min_share, IGNORED)
+
+
+def collect(
+    batches: Iterable[Batch], extracts: Sequence[Extract], label: str, total: int | None = None
+) -> list[Tensor]:
+    """Run several functions over one pass of the batches and join what each returns.
+
+    Args:
+        batches: read once, one at a time.
+        extracts: functions of a batch; results are moved to the CPU.
+        label: what a progress bar shows.
+        total: number of batches.
+    """
+    found: list[list[Tensor]] = [[] for _ in extracts]
+    for batch in track(batches, label, total):
+        for kept, extract in zip(found, extracts, strict=True):
+            kept.append(extract(batch).cpu())
+    return [torch.cat(parts) for parts in found]
