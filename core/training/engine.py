@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..batch import Batch, Progress
 from ..checkpoints.model_dir import check_fit
 from ..errors import UserError, WeightsError
-from ..method import Method
 from ..noise import Noise
 from .optim import OptimConfig, adamw, resolved_lr, set_lr
 from .schedules import cosine_with_warmup
@@ -40,6 +39,28 @@ class NonFiniteLossError(UserError):
             "look at the samples of this step, or start a new run with a lower --optim.base-lr",
         )
         self.ids, self.terms = ids, dict(terms)
+
+
+class Losses(Protocol):
+    """What a model returns in training: a pre-training method's `Output`, or the like."""
+
+    @property
+    def per_sample(self) -> Float[Tensor, " b"]:
+        """Loss of every sample; their mean is minimised."""
+        ...
+
+    @property
+    def terms(self) -> dict[str, Float[Tensor, ""]]:
+        """Mean of each part of the loss, unweighted."""
+        ...
+
+
+class Trainable(Protocol):
+    """A module that computes losses from a batch; all its randomness comes from `noise`."""
+
+    def __call__(self, batch: Batch, progress: Progress, noise: Noise) -> Losses:
+        """Run forward."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -114,14 +135,14 @@ def split(batch: Batch, num_parts: int) -> list[Batch]:
 
 
 class PlainEngine:
-    """Trains a method in one process: float32 weights, optional bf16 arithmetic, float32 losses.
+    """Trains a model in one process: float32 weights, optional bf16 arithmetic, float32 losses.
 
     Args:
-        method: what is trained; moved to the device.
+        model: what is trained, a `Trainable` such as a pre-training method; moved to the device.
         optim: optimiser and schedule.
         batch_size: samples per update, all micro-batches together.
         num_epochs: length of the run, for the schedule.
-        lr_factor: the method's factor in the learning-rate rule.
+        lr_factor: the model's factor in the learning-rate rule.
         device: where to train.
         precision: arithmetic of the forward pass.
         compile: compile the transformer blocks.
@@ -129,7 +150,7 @@ class PlainEngine:
 
     def __init__(
         self,
-        method: Method,
+        model: nn.Module,
         optim: OptimConfig,
         *,
         batch_size: int,
@@ -140,13 +161,13 @@ class PlainEngine:
         compile: bool = False,
     ) -> None:
         self.device = torch.device(device)
-        self.method = method.to(self.device).train()
+        self.model = model.to(self.device).train()
         self.optim, self.num_epochs, self.precision = optim, num_epochs, precision
         self.peak_lr = resolved_lr(optim, batch_size, lr_factor)
-        self.optimizer = adamw(self.method, optim)
+        self.optimizer = adamw(self.model, optim)
         self._unchecked: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
         if compile:
-            compile_blocks(self.method)
+            compile_blocks(self.model)
 
     def lr(self, progress: Progress) -> float:
         """Return the learning rate at a point of the run, of a group with scale 1."""
@@ -187,7 +208,7 @@ class PlainEngine:
         for batch in batches:
             size = len(batch.ids)
             with self._arithmetic():
-                output = self.method(batch, progress, shared.at(start))
+                output = self._losses(batch, progress, shared.at(start))
             weighted = output.per_sample
             if sample_weight is not None:
                 weighted = weighted * sample_weight[start : start + size]
@@ -202,6 +223,10 @@ class PlainEngine:
         grad_norm = self._update(lr, loss, ids, sums)
         return StepResult(loss, sums, lr, grad_norm, torch.cat(per_sample))
 
+    def _losses(self, batch: Batch, progress: Progress, noise: Noise) -> Losses:
+        trainable: Trainable = self.model
+        return trainable(batch, progress, noise)
+
     def check(self) -> None:
         """Wait for the last step and raise NonFiniteLossError if it went wrong."""
         if self._unchecked is None:
@@ -211,11 +236,11 @@ class PlainEngine:
             raise NonFiniteLossError(ids.cpu(), {k: float(v) for k, v in terms.items()})
 
     def _update(self, lr: float, loss: Tensor, ids: Tensor, terms: dict[str, Tensor]) -> Tensor:
-        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.optim.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(
-                self.method.parameters(), self.optim.clip_grad, norm
+                self.model.parameters(), self.optim.clip_grad, norm
             )
         bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
         set_lr(self.optimizer, lr)
@@ -243,7 +268,7 @@ class PlainEngine:
 
         `updates` holds how many updates AdamW has made.
         """
-        tensors = {f"model/{name}": value for name, value in self.method.state_dict().items()}
+        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         updates = torch.zeros(())
         for name, parameter in self._named_parameters():
             slots = self.optimizer.state.get(parameter)
@@ -263,13 +288,13 @@ class PlainEngine:
             part, _, name = key.partition("/")
             if part in parts and name:
                 parts[part][name] = value
-        check_fit(parts["model"], self.method.state_dict(), source)
+        check_fit(parts["model"], self.model.state_dict(), source)
         parameters = dict(self._named_parameters())
         for moment in MOMENTS:
             for name, value in parts[moment].items():
                 if name not in parameters or parameters[name].shape != value.shape:
                     raise WeightsError(source, f"{moment}/{name} fits nothing", "start a new run")
-        self.method.load_state_dict(parts["model"])
+        self.model.load_state_dict(parts["model"])
         self.optimizer.state.clear()
         for name in parts[MOMENTS[0]]:
             parameter = parameters[name]

@@ -12,8 +12,8 @@ from torch import nn
 
 from ..errors import UsageError
 
-_FIRST = re.compile(r"(encoder\.)?(cls_token|pos_embed|patch_embed\.)")
-_BLOCK = re.compile(r"(?:encoder\.)?blocks\.(\d+)\.")
+_FIRST = re.compile(r"(?:model\.)?(?:encoder\.)?(cls_token|pos_embed|patch_embed\.)")
+_BLOCK = re.compile(r"(?:model\.)?(?:encoder\.)?blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ...core.errors import UsageError
 from ...datasets.errors import DataError
 from ...datasets.files import remove_partial, whole_file
 from ...domains.satellite.curate.records import StageResult
+from ..locks import locked
 from ..progress import track
 
 _CONNECT_SECONDS = 10.0
@@ -197,24 +197,12 @@ def claimed(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
     Raises:
         UsageError: when another run is at work in it, or other settings made it.
     """
-    import fcntl
-
     stages = out / "stages"
-    stages.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(stages / "lock", os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            # The system releases it when the process ends, however that happens.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            remedy = "wait until it ends, or choose another --out"
-            raise UsageError(out, "another curation is at work here", remedy) from None
+    with locked(stages / "lock", out, "curation"):
         for folder in (out, stages, *(path for path in stages.iterdir() if path.is_dir())):
             remove_partial(folder)
         _check_identity(stages / "settings.json", out, identity)
         yield stages
-    finally:
-        os.close(descriptor)
 
 
 def _check_identity(path: Path, out: Path, identity: dict[str, Any]) -> None:

@@ -1,0 +1,332 @@
+"""`mimkit pretrain`: an encoder from a store, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from ..core.batch import Progress
+from ..core.checkpoints.model_dir import load_model, save_model, sha256
+from ..core.config_tree import to_plain
+from ..core.errors import UsageError
+from ..core.method import Method
+from ..core.methods import build
+from ..core.noise import Noise
+from ..core.training.engine import PlainEngine, step_seed
+from ..core.training.flops import training_flops
+from ..core.training.meters import SpeedMeter
+from ..core.training.pruning import InfoBatch
+from ..datasets.loader import Loader
+from ..datasets.samples import Samples
+from ..domains.domain import Domain, Normaliser, get_domain
+from .efficiency import Efficiency, prepare
+from .progress import say
+from .recipe import (
+    DEFAULT,
+    Recipe,
+    check_recipe,
+    load_recipe,
+    peak_lr,
+    recipe_grid,
+    recipe_of,
+    recipe_yaml,
+)
+from .run_folder import RunFolder, claimed_run
+from .stores import OpenGroup, open_group
+from .training import Job, fit
+
+_VALIDATION = 7  # stream of random numbers for the masks of held-out samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(Recipe):
+    """Pre-train an encoder on a store, without labels.
+
+    Start from a recipe (`mimkit recipe list`) and change any of its settings. The same command
+    continues a run that was interrupted.
+    """
+
+    recipe: str = DEFAULT
+    """Name of a recipe, or a YAML file; everything below can be changed."""
+    data: Path
+    """Folder that `mimkit curate` wrote."""
+    out: Path
+    """Folder of the run; made when it is missing, continued when it is there."""
+    group: str | None = None
+    """Store in `data`, when it holds several."""
+    split: str = "train"
+    """Split to train on; "all" takes every sample (no labels are read)."""
+    init: Path | None = None
+    """Model directory to start from: encoder and decoder of the same method and size."""
+    efficiency: Efficiency = field(default_factory=Efficiency)
+    """Speed and safety; may differ when a run is continued."""
+
+
+def defaults(argv: Sequence[str]) -> PretrainConfig:
+    """Return the configuration of the recipe that the words name."""
+    name = option(argv, "--recipe") or DEFAULT
+    recipe = load_recipe(name)
+    values: dict[str, Any] = {f.name: getattr(recipe, f.name) for f in fields(Recipe)}
+    return PretrainConfig(**values, recipe=name, data=tyro.MISSING, out=tyro.MISSING)
+
+
+def option(argv: Sequence[str], name: str) -> str | None:
+    """Return the value of an option in `--name value` or `--name=value`, the last one."""
+    found = None
+    for place, word in enumerate(argv):
+        if word == name and place + 1 < len(argv):
+            found = argv[place + 1]
+        elif word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def run(config: PretrainConfig) -> Path:
+    """Pre-train and write the model directory.
+
+    Returns:
+        the model directory.
+
+    Raises:
+        UsageError: for settings that cannot work or do not fit the data or an earlier run.
+        DataError: when the store cannot be read.
+        StoppedRunError: when the run was asked to stop; its state is saved.
+    """
+    recipe = recipe_of(config)
+    check_recipe(recipe)
+    device = prepare(config.efficiency)
+    group = open_group(config.data, config.group)
+    domain = get_domain(group.meta.domain)
+    normaliser = domain.normaliser(group.normaliser_dict)
+    method = make_method(recipe, group, normaliser, config.init)
+    rows = training_rows(config, recipe, group)
+    with claimed_run(
+        config.out,
+        "pretrain",
+        to_plain(recipe),
+        provenance(config, group),
+        to_plain(config.efficiency),
+    ) as folder:
+        if folder.finished:
+            say(f"{folder.model} is finished; nothing to do")
+            return folder.model
+        announce(recipe, method, group, rows, device)
+        job = make_job(config, recipe, method, group, domain, normaliser, rows, folder, device)
+        fit(job)
+        save_model(
+            folder.model,
+            method,
+            recipe.method,
+            normaliser=normaliser.to_dict(),
+            recipe=recipe_yaml(recipe),
+            data=model_card(config, group, rows),
+        )
+    say(f"model: {folder.model}")
+    return folder.model
+
+
+def make_method(
+    recipe: Recipe, group: OpenGroup, normaliser: Normaliser, init: Path | None
+) -> Method:
+    """Build the method with fresh weights, or with those of a model directory.
+
+    Raises:
+        UsageError: when the model to start from is another method or was made for other images.
+    """
+    grid = recipe_grid(recipe, group.meta.num_channels)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(step_seed(recipe.seed, 0, 100))
+        method = build(recipe.method, grid)
+    if init is None:
+        return method
+    loaded = load_model(init)
+    get_domain(group.meta.domain).normaliser(loaded.normaliser).check_bands(
+        normaliser.bands, f"--init {init}"
+    )
+    own, other = to_plain(recipe.method), to_plain(loaded.config)
+    for part in ("name", "encoder", "decoder"):
+        if own[part] != other[part]:
+            reason = f"has {part} {other[part]}, the recipe {own[part]}"
+            raise UsageError(f"--init {init}", reason, "change the recipe, or start from nothing")
+    if loaded.method.grid != grid:
+        reason = f"was made for {loaded.method.grid}, the recipe asks for {grid}"
+        raise UsageError(f"--init {init}", reason, "set --image-size to that of the model")
+    method.load_state_dict(loaded.method.state_dict())
+    return method
+
+
+def training_rows(config: PretrainConfig, recipe: Recipe, group: OpenGroup) -> np.ndarray:
+    """Return the rows of the store to train on.
+
+    Raises:
+        UsageError: when there are too few for a batch.
+    """
+    rows = group.rows(config.split)
+    if len(rows) < recipe.batch_size:
+        raise UsageError(
+            f"batch_size {recipe.batch_size}",
+            f"is more than the {len(rows)} samples of split {config.split!r}",
+            f"use --batch-size {max(len(rows), 1)} or less, or --split all",
+        )
+    return rows
+
+
+def provenance(config: PretrainConfig, group: OpenGroup) -> dict[str, Any]:
+    """Return what a run depends on besides its recipe, as plain data."""
+    init = None if config.init is None else sha256(config.init / "model.safetensors")
+    return {
+        "group": group.store.path.name,
+        "fingerprint": group.meta.fingerprint,
+        "split": config.split,
+        "normaliser": group.normaliser_dict,
+        "init": init,
+    }
+
+
+def model_card(config: PretrainConfig, group: OpenGroup, rows: np.ndarray) -> dict[str, Any]:
+    """Return what a model was trained on, for data.json."""
+    licences = sorted({text or "not stated" for text in group.column("licence")})
+    sources = sorted({text or "not stated" for text in group.column("source")})
+    return {
+        "store": group.store.path.name,
+        "fingerprint": group.meta.fingerprint,
+        "domain": group.meta.domain,
+        "description": get_domain(group.meta.domain).describe(group.meta),
+        "split": config.split,
+        "num_samples": len(rows),
+        "licences": ", ".join(licences),
+        "sources": ", ".join(sources),
+        "recipe": config.recipe if not config.recipe.endswith((".yaml", ".yml")) else "a file",
+    }
+
+
+def announce(
+    recipe: Recipe, method: Method, group: OpenGroup, rows: np.ndarray, device: torch.device
+) -> None:
+    """Say what is about to happen, with the numbers that recipes leave implicit."""
+    flops = training_flops(method).training / 1e9
+    millions = sum(p.numel() for p in method.encoder.parameters()) / 1e6
+    say(get_domain(group.meta.domain).describe(group.meta))
+    say(
+        f"{recipe.method.name}: encoder of {millions:.1f} M parameters, "
+        f"{method.mask.num_visible} of {method.grid.num_tokens} tokens seen, "
+        f"{method.mask.num_predict} predicted, {flops:.2f} GFLOP per image and step"
+    )
+    say(
+        f"{len(rows)} samples, {recipe.epochs} epochs, batch {recipe.batch_size}, peak learning "
+        f"rate {peak_lr(recipe):.3g} (base {recipe.optim.base_lr:g} x batch / 256 x "
+        f"{recipe.method.lr_factor:.3g}), {recipe.precision} on {device}"
+    )
+
+
+def make_job(
+    config: PretrainConfig,
+    recipe: Recipe,
+    method: Method,
+    group: OpenGroup,
+    domain: Domain,
+    normaliser: Normaliser,
+    rows: np.ndarray,
+    folder: RunFolder,
+    device: torch.device,
+) -> Job:
+    """Put engine, loader and meters together."""
+    efficiency = config.efficiency
+    engine = PlainEngine(
+        method,
+        recipe.optim,
+        batch_size=recipe.batch_size,
+        num_epochs=recipe.epochs,
+        lr_factor=recipe.method.lr_factor,
+        device=device,
+        precision=recipe.precision,
+        compile=efficiency.compile,
+    )
+    loader = Loader(
+        group.store,
+        rows,
+        recipe.batch_size,
+        recipe.seed,
+        num_threads=efficiency.loader_threads,
+        prefetch=efficiency.prefetch,
+    )
+
+    def to_batch(samples: Samples, generator: torch.Generator):
+        return domain.to_batch(
+            samples,
+            group.meta,
+            normaliser,
+            size=recipe.image_size,
+            augment=recipe.augment,
+            generator=generator,
+            device=device,
+        )
+
+    pruning = None
+    if recipe.pruning.prob:
+        pruning = InfoBatch(
+            len(rows),
+            recipe.epochs,
+            recipe.seed,
+            prune_prob=recipe.pruning.prob,
+            full_share=recipe.pruning.full_share,
+            device=device,
+        )
+    num_tokens = method.mask.num_visible + method.mask.num_predict
+    return Job(
+        folder,
+        engine,
+        loader,
+        to_batch,
+        recipe.epochs,
+        recipe.seed,
+        efficiency,
+        SpeedMeter(training_flops(method), num_tokens, device),
+        pruning,
+        held_out_loss(config, recipe, method, group, domain, normaliser, device),
+    )
+
+
+def held_out_loss(
+    config: PretrainConfig,
+    recipe: Recipe,
+    method: Method,
+    group: OpenGroup,
+    domain: Domain,
+    normaliser: Normaliser,
+    device: torch.device,
+):
+    """Return a function that measures the masked loss on held-out samples, None without any.
+
+    Masks are the same at every call and are drawn as at the end of the run, so that a curriculum
+    does not show as a change of the loss.
+    """
+    if config.split != "train":
+        return None
+    rows = group.rows("val")[: config.efficiency.validate_samples]
+    if not len(rows):
+        return None
+
+    @torch.no_grad()
+    def validate() -> Mapping[str, float]:
+        total, noise = 0.0, Noise(step_seed(recipe.seed, 0, _VALIDATION), device)
+        for start in range(0, len(rows), recipe.batch_size):
+            samples = group.store.read(rows[start : start + recipe.batch_size])
+            batch = domain.to_batch(
+                samples, group.meta, normaliser, size=recipe.image_size, device=device
+            )
+            total += float(method(batch, Progress(1.0, 1), noise).per_sample.sum())
+        return {"loss": total / len(rows)}
+
+    return validate
+
+
+def with_recipe(config: PretrainConfig, recipe: Recipe) -> PretrainConfig:
+    """Return a configuration whose recipe is another one."""
+    return replace(config, **{f.name: getattr(recipe, f.name) for f in fields(Recipe)})
