@@ -98,7 +98,7 @@ def dispatch(words: Sequence[str]) -> int:
         print(overview())
         return 0 if words else 2
     if words[0] == "--version":
-        from .. import __version__
+        from mimkit import __version__
 
         print(f"mimkit {__version__}")
         return 0

@@ -75,8 +75,9 @@ class Bar:
         """Count `num` more units and show `info` behind the bar."""
         self.done += num
         if self._rich is not None and self._task is not None:
-            fields = {"info": info} if info else {}
-            self._rich.update(self._task, advance=num, **fields)
+            self._rich.advance(self._task, num)
+            if info:
+                self._rich.update(self._task, info=info)
             return
         now = time.monotonic()
         if now - self._last_line >= SECONDS_BETWEEN_LINES:

@@ -115,8 +115,10 @@ def test_without_augmentation_pixels_stay_where_they_are(
     batch = domain.to_batch(stored, meta, normaliser)
     assert torch.equal(batch.images, normaliser(stored.pixels, stored.valid))
     assert batch.valid is not None
+    assert stored.valid is not None
     assert np.array_equal(batch.valid.numpy(), stored.valid)
     assert batch.labels is not None
+    assert stored.labels is not None
     assert np.array_equal(batch.labels.numpy(), stored.labels)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -27,7 +30,7 @@ def images(num: int = 6, bands: int = 3, height: int = 16, width: int = 16) -> T
     return torch.randn(num, bands, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def view_of(given_images: Tensor, config: AugmentConfig, seed: int = 0, **more: object) -> View:
+def view_of(given_images: Tensor, config: AugmentConfig, seed: int = 0, **more: Any) -> View:
     rows = torch.arange(len(given_images))
     generator = torch.Generator().manual_seed(seed)
     return random_view(View(given_images), rows, config, generator, **more)
@@ -247,4 +250,4 @@ def test_identity_map_is_exact() -> None:
 )
 def test_wrong_numbers_name_the_field(field: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"augment.{field}: is {value}"):
-        AugmentConfig(**{field: value})
+        replace(AugmentConfig(), **{field: value})
