@@ -1,0 +1,157 @@
+"""`mimkit recipe`: list recipes, show one, compare two."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import tyro
+
+from ..core.config_tree import to_plain
+from ..core.errors import UsageError
+from ..core.methods import build, spec
+from ..core.training.flops import training_flops
+from .progress import say
+from .recipe import (
+    Recipe,
+    flat,
+    load_recipe,
+    peak_lr,
+    recipe_function,
+    recipe_grid,
+    recipe_names,
+    recipe_yaml,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """List recipes, show one with what it resolves to, or compare two.
+
+    `mimkit recipe list`, `mimkit recipe show NAME`, `mimkit recipe diff NAME NAME`; a NAME may also
+    be a YAML file, such as the recipe.yaml of a run.
+    """
+
+    action: tyro.conf.Positional[Literal["list", "show", "diff"]] = "list"
+    """What to do."""
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Recipes or YAML files: one for show, two for diff."""
+    channels: int = 3
+    """Channels of the images, for parameters and FLOP."""
+
+
+@dataclass(frozen=True)
+class RecipeFacts:
+    """What a recipe amounts to.
+
+    Args:
+        name: the recipe.
+        method: its method.
+        millions: parameters of the encoder, in millions.
+        gflop: GFLOP of one image in a training step.
+        num_tokens: tokens of an image.
+        source: where the method was published.
+    """
+
+    name: str
+    method: str
+    millions: float
+    gflop: float
+    num_tokens: int
+    source: str
+
+
+def run(config: RecipeConfig) -> None:
+    """List, show or compare recipes.
+
+    Raises:
+        UsageError: for an unknown recipe, or another number of names than the action takes.
+    """
+    wanted = {"list": 0, "show": 1, "diff": 2}[config.action]
+    if len(config.names) != wanted:
+        raise UsageError(
+            f"recipe {config.action}",
+            f"takes {wanted} names, not {len(config.names)}",
+            "see `mimkit recipe --help`",
+        )
+    if config.action == "list":
+        show_list([facts(name, config.channels) for name in recipe_names()])
+    elif config.action == "show":
+        say(describe(config.names[0], config.channels))
+    else:
+        for line in compare(*config.names):
+            say(line)
+
+
+def facts(name: str, channels: int = 3) -> RecipeFacts:
+    """Build a recipe's method without memory for its weights and count."""
+    recipe = load_recipe(name)
+    grid = recipe_grid(recipe, channels)
+    with torch.device("meta"):
+        method = build(recipe.method, grid)
+    return RecipeFacts(
+        name,
+        recipe.method.name,
+        sum(p.numel() for p in method.encoder.parameters()) / 1e6,
+        training_flops(method).training / 1e9,
+        grid.num_tokens,
+        spec(recipe.method.name).source,
+    )
+
+
+def show_list(rows: list[RecipeFacts]) -> None:
+    """Print a table of recipes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("recipe", "method", "encoder", "GFLOP / image", "tokens", "source"):
+        table.add_column(column, justify="right" if column in ("encoder", "tokens") else "left")
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.method,
+            f"{row.millions:.1f} M",
+            f"{row.gflop:.2f}",
+            str(row.num_tokens),
+            row.source,
+        )
+    Console().print(table)
+
+
+def describe(name: str, channels: int = 3) -> str:
+    """Return a recipe in words, then as YAML that `mimkit pretrain --recipe FILE` reads."""
+    recipe, row = load_recipe(name), facts(name, channels)
+    lines = [
+        f"# {name}: {row.method} ({row.source})",
+        *(f"# {line}".rstrip() for line in _docstring(name).splitlines()),
+        f"# encoder {row.millions:.1f} M parameters, {row.num_tokens} tokens, {row.gflop:.2f} GFLOP "
+        f"per image and step with {channels} channels",
+        f"# peak learning rate {peak_lr(recipe):.4g} = base {recipe.optim.base_lr:g} x batch "
+        f"{recipe.batch_size} / 256 x factor {recipe.method.lr_factor:.3g}",
+    ]
+    return "\n".join(lines) + "\n" + recipe_yaml(recipe)
+
+
+def _docstring(name: str) -> str:
+    if name.endswith((".yaml", ".yml")):
+        return ""
+    return inspect.getdoc(recipe_function(name)) or ""
+
+
+def compare(first: str, second: str) -> list[str]:
+    """Return one line per setting in which two recipes differ."""
+    before, after = _leaves(load_recipe(first)), _leaves(load_recipe(second))
+    width = max(map(len, {**before, **after}))
+    lines = [
+        f"{key:<{width}}  {before.get(key, '-')} -> {after.get(key, '-')}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, "-") != after.get(key, "-")
+    ]
+    return lines or ["the two are the same"]
+
+
+def _leaves(recipe: Recipe) -> dict[str, object]:
+    return flat(to_plain(recipe))
