@@ -1,0 +1,1 @@
+"""Stages of curation for multispectral scenes: scan, check, slice, dedup, pack."""
