@@ -45,9 +45,11 @@ def peak_flops(device: torch.device) -> float:
     return measured_flops(device)
 
 
-def measured_flops(device: torch.device, size: int = 768) -> float:
-    """Return the FLOP per second of the fastest of a few square float32 products."""
-    a = torch.ones(size, size, device=device)
+def measured_flops(
+    device: torch.device, size: int = 768, dtype: torch.dtype = torch.float32
+) -> float:
+    """Return the FLOP per second of the fastest of a few square products."""
+    a = torch.ones(size, size, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()
