@@ -17,13 +17,13 @@ class Batch:
         images: values in the normaliser's units, anything (also NaN) where invalid.
         valid: true where a pixel holds data; None when every pixel does.
         ids: row of each sample in its store.
-        labels: class index of every pixel, 255 where unknown; None without dense labels.
+        labels: class index of every pixel, or of every image, 255 where unknown; None without.
     """
 
     images: Float[Tensor, "b c *s"]
     valid: Bool[Tensor, "b *s"] | None
     ids: Int[Tensor, " b"]
-    labels: Int[Tensor, "b *s"] | None = None
+    labels: Int[Tensor, "b *s"] | Int[Tensor, " b"] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device, copied asynchronously when its memory is pinned."""

@@ -73,7 +73,11 @@ def defaults(argv: Sequence[str]) -> PretrainConfig:
     name = option(argv, "--recipe") or DEFAULT
     recipe = load_recipe(name)
     values: dict[str, Any] = {f.name: getattr(recipe, f.name) for f in fields(Recipe)}
-    return PretrainConfig(**values, recipe=name, data=tyro.MISSING, out=tyro.MISSING)
+    config = PretrainConfig(**values, recipe=name, data=Path(), out=Path())
+    for required in ("data", "out"):
+        # The mark for "must be given" is no path, so it goes past the constructor.
+        object.__setattr__(config, required, tyro.MISSING)
+    return config
 
 
 def option(argv: Sequence[str], name: str) -> str | None:

@@ -107,18 +107,16 @@ def show_list(rows: list[RecipeFacts]) -> None:
     from rich.table import Table
 
     table = Table()
-    for column in ("recipe", "method", "encoder", "GFLOP / image", "tokens", "source"):
-        table.add_column(column, justify="right" if column in ("encoder", "tokens") else "left")
+    table.add_column("recipe", no_wrap=True, overflow="fold")
+    for column in ("encoder", "GFLOP", "tokens"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("method")
     for row in rows:
-        table.add_row(
-            row.name,
-            row.method,
-            f"{row.millions:.1f} M",
-            f"{row.gflop:.2f}",
-            str(row.num_tokens),
-            row.source,
-        )
-    Console().print(table)
+        numbers = (f"{row.millions:.1f} M", f"{row.gflop:.2f}", str(row.num_tokens))
+        table.add_row(row.name, *numbers, f"{row.method}, {row.source}")
+    console = Console()
+    console.print(table)
+    console.print("GFLOP of one image in a training step; tokens of an image")
 
 
 def describe(name: str, channels: int = 3) -> str:
@@ -127,8 +125,8 @@ def describe(name: str, channels: int = 3) -> str:
     lines = [
         f"# {name}: {row.method} ({row.source})",
         *(f"# {line}".rstrip() for line in _docstring(name).splitlines()),
-        f"# encoder {row.millions:.1f} M parameters, {row.num_tokens} tokens, {row.gflop:.2f} GFLOP "
-        f"per image and step with {channels} channels",
+        f"# encoder {row.millions:.1f} M parameters, {row.num_tokens} tokens, "
+        f"{row.gflop:.2f} GFLOP per image and step with {channels} channels",
         f"# peak learning rate {peak_lr(recipe):.4g} = base {recipe.optim.base_lr:g} x batch "
         f"{recipe.batch_size} / 256 x factor {recipe.method.lr_factor:.3g}",
     ]

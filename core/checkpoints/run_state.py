@@ -74,9 +74,7 @@ def save_state(
         shutil.rmtree(leftover, ignore_errors=True)
     hidden = directory / f"{_HIDDEN}{step:08d}-{os.getpid()}"
     hidden.mkdir()
-    # Safetensors refuses tensors that share memory; clones of views are rare and small.
-    ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(ready, hidden / STATE_FILE, metadata={"format": "pt"})
+    save_file(_separate(tensors), hidden / STATE_FILE, metadata={"format": "pt"})
     content = {"step": step, "sha256": sha256(hidden / STATE_FILE), "meta": dict(meta)}
     (hidden / META_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     for path in (hidden / STATE_FILE, hidden / META_FILE, hidden):
@@ -89,6 +87,17 @@ def save_state(
     for old in list_states(directory)[: -max(keep, 1)]:
         shutil.rmtree(old)
     return final
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU of which no two share memory, which the file format refuses."""
+    ready, seen = {}, set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        ready[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return ready
 
 
 def list_states(directory: str | Path) -> list[Path]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,7 @@ class NonFiniteLossError(UserError):
         self.ids, self.terms = ids, dict(terms)
 
 
+@runtime_checkable
 class Losses(Protocol):
     """What a model returns in training: a pre-training method's `Output`, or the like."""
 
@@ -55,6 +56,7 @@ class Losses(Protocol):
         ...
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """A module that computes losses from a batch; all its randomness comes from `noise`."""
 
