@@ -18,14 +18,23 @@ def mlp(num_tokens: int, dim: int, ratio: float = 4.0) -> int:
     return 2 * linear(num_tokens, dim, int(dim * ratio))
 
 
-def self_attention(num_tokens: int, dim: int) -> int:
-    """Return the FLOP of self-attention with its projections."""
-    return 4 * linear(num_tokens, dim, dim) + attention(num_tokens, num_tokens, dim)
+def self_attention(num_tokens: int, dim: int, num_wanted: int | None = None) -> int:
+    """Return the FLOP of self-attention with its projections.
+
+    Args:
+        num_tokens: tokens that are read.
+        dim: width.
+        num_wanted: tokens whose output is computed; all by default.
+    """
+    wanted = num_tokens if num_wanted is None else num_wanted
+    projections = linear(num_tokens, dim, 3 * dim) + linear(wanted, dim, dim)
+    return projections + attention(wanted, num_tokens, dim)
 
 
-def block(num_tokens: int, dim: int, ratio: float = 4.0) -> int:
-    """Return the FLOP of a transformer block."""
-    return self_attention(num_tokens, dim) + mlp(num_tokens, dim, ratio)
+def block(num_tokens: int, dim: int, ratio: float = 4.0, num_wanted: int | None = None) -> int:
+    """Return the FLOP of a transformer block; see `self_attention`."""
+    wanted = num_tokens if num_wanted is None else num_wanted
+    return self_attention(num_tokens, dim, wanted) + mlp(wanted, dim, ratio)
 
 
 def cross_block(

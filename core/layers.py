@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+
+from .tokens import take
 
 KeyMask = Bool[Tensor, "b k"]
 
@@ -60,10 +62,15 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "b n w"], key_mask: KeyMask | None = None
-    ) -> Float[Tensor, "b n w"]:
-        """Let every token read every readable token."""
-        q, k, v = (_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
+        self,
+        x: Float[Tensor, "b n w"],
+        key_mask: KeyMask | None = None,
+        index: Int[Tensor, "b q"] | None = None,
+    ) -> Float[Tensor, "b q w"]:
+        """Let every token, or those at `index` alone, read every readable token."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q = q if index is None else take(q, index)
+        q, k, v = (_heads(part, self.num_heads) for part in (q, k, v))
         return self.proj(attend(q, k, v, key_mask))
 
 
@@ -123,10 +130,22 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(
-        self, x: Float[Tensor, "b n w"], key_mask: KeyMask | None = None
-    ) -> Float[Tensor, "b n w"]:
-        """Self-attention, then the MLP, each with a residual."""
-        x = x + self.drop_path(self.attn(self.norm1(x), key_mask))
+        self,
+        x: Float[Tensor, "b n w"],
+        key_mask: KeyMask | None = None,
+        index: Int[Tensor, "b q"] | None = None,
+    ) -> Float[Tensor, "b q w"]:
+        """Self-attention, then the MLP, each with a residual.
+
+        Args:
+            x: all tokens.
+            key_mask: true where a token may be read.
+            index: tokens whose output is wanted, and the only ones it is computed for; None for
+                all. In a last block, whose other outputs nobody reads, it changes nothing else.
+        """
+        normed = self.norm1(x)
+        x = x if index is None else take(x, index)
+        x = x + self.drop_path(self.attn(normed, key_mask, index))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from .. import flops
 from ..encoders.contract import Features
+from ..errors import UsageError
 from ..grid import Grid
 from ..layers import Block, init_transformer
 from ..masking.plan import MaskPlan
 from ..positions import sincos
-from ..tokens import put, take
+from ..tokens import all_tokens, put
 from .contract import Predictor
 
 
@@ -28,6 +29,9 @@ class JointDecoder(Predictor):
         out_dim: numbers predicted per token.
         num_prefix: class and register tokens of the encoder; they take part without position.
         mlp_ratio: hidden width of the MLP over the width.
+
+    Raises:
+        UsageError: for a depth below one.
     """
 
     pos_embed: Tensor
@@ -44,6 +48,8 @@ class JointDecoder(Predictor):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
+        if depth < 1:
+            raise UsageError(f"decoder.depth {depth}", "is below 1", "use 8, or at least 1")
         self.num_tokens, self.dim, self.mlp_ratio = grid.num_tokens, dim, mlp_ratio
         self.num_prefix = num_prefix
         self.embed = nn.Linear(encoder_dim, dim)
@@ -59,22 +65,28 @@ class JointDecoder(Predictor):
         self, features: Features, plan: MaskPlan, index: Int[Tensor, "b q"] | None = None
     ) -> Float[Tensor, "b q t"]:
         """Return predictions for the tokens at `index` (by default those the plan asks for)."""
-        x = self.embed(features.sequence)
-        prefix = features.prefix.shape[1]
-        full = self.mask_token.expand(x.shape[0], self.num_tokens, -1)
-        full = put(full.to(x.dtype), plan.visible, x[:, prefix:])
-        x = torch.cat([x[:, :prefix], full], dim=1) + self.pos_embed
+        prefix, batch = features.num_prefix, len(plan.visible)
+        first = all_tokens(batch, prefix, plan.visible.device)
+        places = torch.cat([first, plan.visible + prefix], dim=1)
+        known = self.embed(features.sequence) + self.pos_embed[0][places]
+        x = put((self.mask_token + self.pos_embed).expand(batch, -1, -1), places, known)
         readable = None
         if plan.absent is not None:
-            readable = torch.cat([plan.absent.new_ones(x.shape[0], prefix), ~plan.absent], dim=1)
-        for block in self.blocks:
+            readable = torch.cat([plan.absent.new_ones(batch, prefix), ~plan.absent], dim=1)
+        wanted = prefix + (plan.predict if index is None else index)
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x, readable)
-        wanted = take(x[:, prefix:], plan.predict if index is None else index)
-        return self.head(self.norm(wanted))
+        return self.head(self.norm(last(x, readable, wanted)))
 
     def forward_flops(self, num_context: int, num_predict: int) -> int:
-        """Return the FLOP of one sample's forward; all tokens take part in every block."""
-        one = flops.block(self.num_tokens + self.num_prefix, self.dim, self.mlp_ratio)
+        """Return the FLOP of one sample's forward.
+
+        All tokens take part in every block, but the last one answers for those that are asked.
+        """
+        num_tokens = self.num_tokens + self.num_prefix
+        one = flops.block(num_tokens, self.dim, self.mlp_ratio)
+        last = flops.block(num_tokens, self.dim, self.mlp_ratio, num_predict)
         edges = flops.linear(num_context, self.embed.in_features, self.dim)
         edges += flops.linear(num_predict, self.dim, self.head.out_features)
-        return edges + len(self.blocks) * one
+        return edges + (len(self.blocks) - 1) * one + last

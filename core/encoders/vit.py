@@ -133,9 +133,7 @@ class ViT(nn.Module):
             x = block(x, readable)
             if number in taps:
                 kept[number] = x
-        x = self.norm(x)
-        prefix = self.num_prefix_tokens
-        return Features(x[:, prefix:], x[:, :prefix], kept, readable)
+        return Features(self.norm(x), self.num_prefix_tokens, kept, readable)
 
     def encode(
         self,

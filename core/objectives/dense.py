@@ -14,11 +14,14 @@ TokenLoss = Callable[[Tensor, TargetValue], tuple[Tensor, Tensor]]
 
 
 def _token_mean(
-    error: Float[Tensor, "b q t"], weight: Float[Tensor, "b q t"] | None
+    error: Float[Tensor, "b q t"], weight: Float[Tensor, "b q #t"] | None
 ) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
     if weight is None:
         mean = error.mean(dim=-1)
         return mean, mean.new_ones(mean.shape)
+    if weight.shape[-1] == 1:  # a token counts as a whole or not at all
+        counts = (weight[..., 0] > 0).float()
+        return error.mean(dim=-1) * counts, counts
     total = weight.sum(dim=-1)
     return (error * weight).sum(dim=-1) / total.clamp_min(1.0), (total > 0).float()
 
@@ -27,7 +30,8 @@ def l2(
     prediction: Float[Tensor, "b q t"], target: TargetValue
 ) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
     """Return the mean squared error of each token and one where the token counts."""
-    return _token_mean((prediction.float() - target.values).square(), target.weight)
+    error = functional.mse_loss(prediction.float(), target.values, reduction="none")
+    return _token_mean(error, target.weight)
 
 
 def l1(

@@ -18,11 +18,12 @@ class TargetValue:
 
     Args:
         values: numbers to be predicted.
-        weight: weight of every number; None for one everywhere.
+        weight: one for every number (or for every token, t = 1) that counts, else zero; None when
+            all count.
     """
 
     values: Float[Tensor, "b q t"]
-    weight: Float[Tensor, "b q t"] | None = None
+    weight: Float[Tensor, "b q #t"] | None = None
 
 
 @runtime_checkable

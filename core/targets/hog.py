@@ -50,5 +50,5 @@ class HogTarget:
         values = take(cells_to_tokens(cells, (rows, cols)), index)
         if context.weight is None:
             return TargetValue(values)
-        whole = (take(context.weight, index).amin(dim=-1, keepdim=True) > 0).float()
-        return TargetValue(values, whole.expand_as(values))
+        whole = take(context.weight, index).amin(dim=-1, keepdim=True) > 0
+        return TargetValue(values, whole.float())

@@ -39,13 +39,15 @@ def standardise(
         eps: added to the variance.
     """
     if weight is None:
-        weight = torch.ones_like(values)
-    total = weight.sum(dim=-1, keepdim=True).clamp_min(1.0)
-    mean = (values * weight).sum(dim=-1, keepdim=True) / total
-    square = ((values - mean) * weight).square().sum(dim=-1, keepdim=True)
-    variance = square / (total - 1).clamp_min(1.0) if unbiased else square / total
+        correction = int(unbiased and values.shape[-1] > 1)
+        variance, mean = torch.var_mean(values, dim=-1, correction=correction, keepdim=True)
+    else:
+        total = weight.sum(dim=-1, keepdim=True).clamp_min(1.0)
+        mean = (values * weight).sum(dim=-1, keepdim=True) / total
+        square = ((values - mean) * weight).square().sum(dim=-1, keepdim=True)
+        variance = square / (total - 1).clamp_min(1.0) if unbiased else square / total
     scale = (variance + eps).sqrt()
-    return (values - mean) / scale, PatchStatistics(mean, scale, variance)
+    return (values - mean).div_(scale), PatchStatistics(mean, scale, variance)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class PixelTarget:
         standardised, statistics = standardise(values, weight, unbiased=self.unbiased)
         if self.noise_floor > 0:
             alive = (statistics.variance > self.noise_floor**2).float()
-            weight = alive.expand_as(values) if weight is None else weight * alive
+            weight = alive if weight is None else weight * alive
         return TargetValue(standardised, weight)
 
     def statistics(self, context: Context, index: Int[Tensor, "b q"]) -> PatchStatistics | None:
