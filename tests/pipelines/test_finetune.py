@@ -84,12 +84,11 @@ def test_from_scratch_nothing_of_the_model_is_used_but_its_shape(
     options = ("--scratch", "--freeze")
     first = finetune_tiny(model, dense_store, tmp_path / "a", *options)
     second = finetune_tiny(model, dense_store, tmp_path / "b", *options, "--seed", "1")
-    names = [
-        load_task(run / "model").model.encoder.blocks[0].attn.qkv.weight for run in (first, second)
-    ]  # type: ignore[union-attr]
-    pre = load_model(model).method.encoder.blocks[0].attn.qkv.weight  # type: ignore[union-attr]
-    assert not torch.equal(names[0], pre)
-    assert not torch.equal(names[0], names[1])
+    weights = [load_task(run / "model").model.encoder.state_dict() for run in (first, second)]
+    weights.append(load_model(model).method.encoder.state_dict())
+    name = "blocks.0.attn.qkv.weight"
+    assert not torch.equal(weights[0][name], weights[1][name])
+    assert not torch.equal(weights[0][name], weights[2][name])
 
 
 def test_a_run_continues_with_the_same_bits(
