@@ -1,0 +1,1 @@
+"""Descriptions of files and folders, read without changing or trusting them."""
