@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mimkit.core.batch import Batch, Progress
 from mimkit.core.methods import DecoderConfig, EncoderConfig, MAEConfig, SelectiveMAEConfig, build
 from mimkit.core.methods.config import HUGE
 from mimkit.core.noise import Noise
+from mimkit.core.training import meters
 from mimkit.core.training.engine import Precision
 from mimkit.core.training.flops import FlopCount, training_flops
 from mimkit.datasets.manifest import ManifestRow, write_manifest
@@ -140,6 +142,52 @@ def test_without_a_gpu_everything_works(monkeypatch: pytest.MonkeyPatch) -> None
     assert not finding.fatal
     monkeypatch.setattr(hardware.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert "driver" in hardware.gpus()[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("capability", "speed", "free", "state", "says"),
+    [
+        ((9, 0), 7e14, 8e10, "ok", ""),
+        ((9, 0), 1e14, 8e10, "slow", "data sheet"),
+        ((9, 0), 7e14, 1e9, "slow", "fills its memory"),
+        ((7, 0), 1e13, 8e10, "slow", "--precision fp32"),
+    ],
+)
+def test_a_gpu_is_compared_with_its_data_sheet(
+    capability: tuple[int, int],
+    speed: float,
+    free: float,
+    state: str,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {
+        "is_available": True,
+        "device_count": 1,
+        "get_device_properties": SimpleNamespace(name="NVIDIA H100 80GB HBM3"),
+        "get_device_name": "NVIDIA H100 80GB HBM3",
+        "mem_get_info": (free, 8.5e10),
+        "get_device_capability": capability,
+    }
+    for name, value in given.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *device, value=value: value)
+    monkeypatch.setattr(meters, "measured_flops", lambda *device: speed)
+    (finding,) = hardware.gpus()
+    assert finding.topic == "GPU 0"
+    assert finding.found.startswith("NVIDIA H100 80GB HBM3, ")
+    assert finding.state == state
+    assert says in finding.remedy
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_measured() -> None:
+    findings = hardware.gpus()
+    assert len(findings) == torch.cuda.device_count()
+    assert all("TFLOP/s" in finding.found for finding in findings)
+    recipe = replace(TINY, precision="bf16")
+    found = forecast.forecast(recipe, 3, torch.device("cuda"), seconds=0.1)
+    assert found.images_per_s > 0
+    assert found.memory() > 0
 
 
 def test_a_disk_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
