@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from mimkit.core.masking.plan import MaskPlan
     from mimkit.core.method import Method, Output
     from mimkit.core.methods import MAEConfig, SelectiveMAEConfig, build
+    from mimkit.datasets.errors import DataError
 
 __version__ = "0.1.0"
 
 # Public name -> module that defines it. A test holds this table and the imports above together.
 _HOMES = {
+    "DataError": "mimkit.datasets.errors",
     "Grid": "mimkit.core.grid",
     "MAEConfig": "mimkit.core.methods",
     "MaskPlan": "mimkit.core.masking.plan",

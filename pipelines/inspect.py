@@ -68,9 +68,22 @@ def describe(path: Path, array_spec: Path | None = None) -> Description:
         raise DataError(path, "does not exist", "check the path")
     found = _folder(path, array_spec) if path.is_dir() else _file(path, array_spec)
     if found is None:
-        known = "a scene, a curated store, a model, a run or a file of weights"
-        raise DataError(path, "is nothing that mimkit writes or reads", f"give {known}")
+        raise DataError(path, "is not something that can be described", _remedy(path))
     return found
+
+
+def _remedy(path: Path) -> str:
+    """Return what to do about a path that is nothing by itself."""
+    from .inspecting.models import is_model, is_run
+    from .inspecting.stores import is_curated
+    from .inspecting.weights import is_state
+
+    parent = path.absolute().parent
+    if any(test(parent) for test in (is_run, is_state, is_model, is_curated)):
+        return f"it is a part of {parent}: inspect that"
+    if path.suffix in (".yaml", ".yml"):
+        return "`mimkit recipe show` tells about a recipe"
+    return "give a scene, a curated store, a model, a run or a file of weights"
 
 
 def _folder(path: Path, array_spec: Path | None) -> Description | None:
