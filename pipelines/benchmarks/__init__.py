@@ -1,0 +1,1 @@
+"""The parts of `mimkit benchmark`, one file each, and what they share."""
