@@ -1,0 +1,241 @@
+"""One run as a chapter: everything that can be said from what is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Int
+
+from ...core.checkpoints.model_dir import LoadedModel, load_model
+from ...core.errors import UsageError, UserError
+from ...core.targets.pixels import PixelTarget
+from ...domains.domain import get_domain
+from ..evaluate import Evaluation
+from ..features import stored_batches
+from ..stores import OpenGroup, open_group
+from .blocks import Block, Chapter, Code, Figures, Section, Text
+from .charts import curves
+from .datacard import card_blocks
+from .embedding import Projection, embed_rows, embedding_figures, token_gallery, token_pictures
+from .facts import RunFacts
+from .probes import measure, probe_blocks
+from .reconstructions import Reconstructed, gallery, reconstruct_batch, untrained_heads
+from .tasks import answer_blocks, score_blocks
+from .verdicts import finetune_verdict, pretrain_verdict
+
+_NO_MODEL = "The run has written no model yet; this part comes when it is finished."
+_NO_DATA = "Name the store with --data to see this part."
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What to show.
+
+    Args:
+        data: curated folder; None leaves out what needs pixels.
+        group: store in it.
+        samples: images per gallery.
+        points: samples of the embedding map.
+        projection: of the embedding map.
+        seed: of masks, draws and the projection.
+        device: where models run.
+    """
+
+    data: Path | None
+    group: str | None
+    samples: int
+    points: int
+    projection: Projection
+    seed: int
+    device: torch.device
+
+
+def pretrain_chapter(facts: RunFacts, wishes: Wishes, given: Evaluation | None) -> Chapter:
+    """Return the chapter of a pre-training run.
+
+    Args:
+        facts: what the folder says.
+        wishes: what to show.
+        given: probes that were measured before; None measures them where it can be done.
+
+    Raises:
+        WeightsError: when the model was changed since it was written.
+        DataError: when the store cannot be read.
+        UsageError: when the store does not fit the model.
+    """
+    loaded = load_model(facts.model, device=wishes.device) if facts.finished else None
+    group = None if wishes.data is None else open_group(wishes.data, wishes.group)
+    missing = Text(_NO_MODEL if loaded is None else _NO_DATA)
+    images = embedding = (missing,)
+    pictures = None
+    if loaded is not None and group is not None:
+        loaded.method.eval()
+        images, pictures = reconstruction_section(loaded, group, wishes)
+        embedding = embedding_section(loaded, group, wishes)
+    found, why = given, missing
+    if found is None and loaded is not None and wishes.data is not None:
+        found, why = probes(facts, wishes)
+    untrained = () if loaded is None else untrained_heads(loaded)
+    return Chapter(
+        f"{facts.name}: pre-training with {facts.recipe['method']['name']}",
+        pretrain_verdict(facts, found, pictures, untrained),
+        (
+            curve_section(facts),
+            Section("Reconstructions of held-out images", images),
+            Section("Probes", (why,) if found is None else probe_blocks(found)),
+            Section("What the encoder tells apart", embedding),
+            data_section(facts, wishes, group),
+            recipe_section(facts),
+        ),
+    )
+
+
+def finetune_chapter(facts: RunFacts, wishes: Wishes) -> Chapter:
+    """Return the chapter of a fine-tuning run.
+
+    Raises:
+        WeightsError: when the model was changed since it was written.
+        DataError: when the store cannot be read.
+        UsageError: when the store does not fit the model.
+    """
+    group = None if wishes.data is None else open_group(wishes.data, wishes.group)
+    answers: tuple[Block, ...] = (Text(_NO_DATA if facts.finished else _NO_MODEL),)
+    if facts.finished:
+        load_model(facts.model)  # a changed file is an error even when no picture is asked for
+    if facts.finished and group is not None:
+        device, num = wishes.device, wishes.samples
+        answers = answer_blocks(facts.data, facts.model, group, num, device)
+    scores = (Text(_NO_MODEL),) if facts.scores is None else score_blocks(facts.scores)
+    task = (facts.scores or {}).get("task", facts.recipe.get("task", ""))
+    what = {"segment": "a class per pixel", "classify": "a class per sample"}.get(task, "a task")
+    return Chapter(
+        f"{facts.name}: fine-tuning for {what}",
+        finetune_verdict(facts),
+        (
+            curve_section(facts),
+            Section("Test scores", scores),
+            Section("Predictions on test images", answers),
+            data_section(facts, wishes, group),
+            recipe_section(facts),
+        ),
+    )
+
+
+def probes(facts: RunFacts, wishes: Wishes) -> tuple[Evaluation | None, Text]:
+    """Measure probes; returns what to say instead where the store does not allow it."""
+    assert wishes.data is not None
+    try:
+        device = str(wishes.device)
+        return measure(facts.model, wishes.data, wishes.group, device, wishes.seed), Text("")
+    except UserError as error:
+        return None, Text(f"There are no probes. {error}", "warn")
+
+
+def held_out_rows(group: OpenGroup, num: int) -> tuple[Int[np.ndarray, " n"], str]:
+    """Return rows spread evenly over the test part, or else another one, and its name."""
+    for split in ("test", "val", "all"):
+        rows = group.rows(split)
+        if len(rows):
+            break
+    places = np.unique(np.linspace(0, len(rows) - 1, min(num, len(rows))).round().astype(int))
+    return rows[places], split
+
+
+def reconstruction_section(
+    loaded: LoadedModel, group: OpenGroup, wishes: Wishes
+) -> tuple[tuple[Block, ...], Reconstructed | None]:
+    """Return pictures of held-out images, and what they tell."""
+    method = loaded.method
+    if not any(isinstance(head.target, PixelTarget) for head in method.objectives.values()):
+        return (Text(f"{method.name} predicts no pixels, so there is nothing to show."),), None
+    domain = get_domain(group.meta.domain)
+    normaliser = domain.normaliser(loaded.normaliser)
+    normaliser.check_bands(group.meta.bands, str(group.store.path))
+    rows, split = held_out_rows(group, wishes.samples)
+    size = method.grid.image_size
+    batch = next(
+        stored_batches(
+            group, rows, normaliser, size=size, batch_size=len(rows), device=wishes.device
+        )
+    )
+    found = reconstruct_batch(method, batch, domain, normaliser, wishes.seed)
+    share = method.mask.num_visible / method.grid.num_tokens
+    what = (
+        f"{len(rows)} images spread evenly over "
+        f"{'the whole store' if split == 'all' else f'split {split!r}'}, not chosen by how they "
+        f"look; {share:.0%} of the patches are seen."
+    )
+    blocks: tuple[Block, ...] = (gallery(found, tuple(f"row {row}" for row in rows), what),)
+    if split == "all":
+        blocks = (Text("The store has no held-out part: these were trained on.", "warn"), *blocks)
+    return blocks, found
+
+
+def embedding_section(loaded: LoadedModel, group: OpenGroup, wishes: Wishes) -> tuple[Block, ...]:
+    """Return the map of samples and pictures of tokens."""
+    domain = get_domain(group.meta.domain)
+    normaliser = domain.normaliser(loaded.normaliser)
+    rows, _ = held_out_rows(group, wishes.points)
+    if len(rows) < wishes.points:  # a small test part: all of the store says more
+        everything = group.rows("all")
+        num = min(wishes.points, len(everything))
+        rows = everything[np.linspace(0, len(everything) - 1, num).round().astype(int)]
+    if len(rows) < 3:
+        return (Text(f"{len(rows)} samples are too few for a map."),)
+    features = embed_rows(loaded, group, rows, normaliser, wishes.device)
+    figures = embedding_figures(group, rows, features, wishes.projection, wishes.seed)
+    shown, _ = held_out_rows(group, wishes.samples)
+    size = loaded.method.grid.image_size
+    batch = next(
+        stored_batches(
+            group, shown, normaliser, size=size, batch_size=len(shown), device=wishes.device
+        )
+    )
+    labels = tuple(f"row {row}" for row in shown)
+    images, tokens = token_pictures(loaded, batch, domain, normaliser)
+    return figures, token_gallery(images, tokens, labels)
+
+
+def curve_section(facts: RunFacts) -> Section:
+    """Return the diagrams of the log."""
+    pictures = curves(facts)
+    if not pictures:
+        return Section("Training", (Text("The log has no lines yet."),))
+    return Section("Training", (Figures(pictures),))
+
+
+def data_section(facts: RunFacts, wishes: Wishes, group: OpenGroup | None) -> Section:
+    """Return the data card, and a warning where the store is not the one of the run."""
+    if wishes.data is None or group is None:
+        return Section("Data", (Text(_NO_DATA),))
+    blocks = card_blocks(wishes.data)
+    if facts.data.get("fingerprint") not in (None, group.meta.fingerprint):
+        note = (
+            f"{wishes.data} is not the store that the run was trained on, so pictures and probes "
+            "show how the model does on other data; some of it may have been trained on."
+        )
+        blocks = (Text(note, "warn"), *blocks)
+    return Section("Data", blocks)
+
+
+def recipe_section(facts: RunFacts) -> Section:
+    """Return the settings as YAML."""
+    text = yaml.safe_dump(facts.recipe, sort_keys=False)
+    return Section("Recipe", (Code("All settings that decide the result (YAML)", text),))
+
+
+def chapter(facts: RunFacts, wishes: Wishes, given: Evaluation | None) -> Chapter:
+    """Return the chapter of a run of any kind.
+
+    Raises:
+        UsageError: for a kind that is not known.
+    """
+    if facts.kind == "pretrain":
+        return pretrain_chapter(facts, wishes, given)
+    if facts.kind == "finetune":
+        return finetune_chapter(facts, wishes)
+    raise UsageError(facts.path, f"is a run of kind {facts.kind!r}", "give one that trains a model")

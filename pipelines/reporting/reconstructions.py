@@ -1,0 +1,193 @@
+"""Held-out images, what an encoder saw of them, and what its decoder made of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from ...core.batch import Batch, Progress
+from ...core.checkpoints.model_dir import LoadedModel
+from ...core.context import Context
+from ...core.method import Method
+from ...core.noise import Noise
+from ...core.reconstruction import Reconstruction, pixel_head, reconstruct
+from ...core.targets.pixels import PixelTarget
+from ...core.tokens import all_tokens
+from ...domains.domain import Domain, Normaliser
+from .blocks import Gallery, Picture
+from .pictures import HIDDEN, heat, painted, picture_uri
+
+TOP_ERROR = 2.0
+"""Error, in deviations of a band, from which the picture of errors is brightest."""
+
+_HEAD = ("original", "what the encoder saw", "reconstruction", "error")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pictures of one image, all with the same stretch.
+
+    Args:
+        original: the image; black where it has no data.
+        visible: the same, grey where the encoder did not see it.
+        pasted: visible patches as they are, hidden ones as predicted.
+        error: of the predicted pixels.
+    """
+
+    original: UInt8[np.ndarray, "h w 3"]
+    visible: UInt8[np.ndarray, "h w 3"]
+    pasted: UInt8[np.ndarray, "h w 3"]
+    error: UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Pictures and what they tell about a method.
+
+    Args:
+        shown: one per image.
+        leaked_statistics: whether mean and scale of predicted patches came from the truth.
+        error: mean squared error of predicted pixels in normalised units.
+        constant_share: share of the tokens with data that hardly vary.
+        constants_count: whether such tokens are trained on although standardised.
+    """
+
+    shown: tuple[Shown, ...]
+    leaked_statistics: bool
+    error: float
+    constant_share: float
+    constants_count: bool
+
+
+@torch.no_grad()
+def reconstruct_batch(
+    method: Method, batch: Batch, domain: Domain, normaliser: Normaliser, seed: int
+) -> Reconstructed:
+    """Hide tokens as at the end of training, predict them and make pictures.
+
+    Args:
+        method: predicts pixels, in evaluation mode.
+        batch: normalised images of two axes.
+        domain: shows them.
+        normaliser: undoes the normalisation.
+        seed: of the masks.
+
+    Raises:
+        UsageError: when the method predicts no pixels.
+    """
+    target = pixel_head(method).target
+    assert isinstance(target, PixelTarget)
+    output = method(batch, Progress(1.0, 1), Noise(seed, batch.images.device))
+    result = reconstruct(method, output)
+    valid = _valid(batch)
+    scored = result.predicted.bool() & valid[:, None]
+    square = (result.pasted - result.original).square()
+    hidden = scored.expand_as(square)
+    context = output.context
+    everything = all_tokens(context.batch_size, context.grid.num_tokens, batch.images.device)
+    return Reconstructed(
+        shown=show(result, valid, domain, normaliser),
+        leaked_statistics=result.leaked_statistics,
+        error=float(square[hidden].mean()) if hidden.any() else 0.0,
+        constant_share=_constant_share(target, context, everything),
+        constants_count=target.norm_pix and target.noise_floor == 0,
+    )
+
+
+def show(
+    result: Reconstruction, valid: Bool[Tensor, "b h w"], domain: Domain, normaliser: Normaliser
+) -> tuple[Shown, ...]:
+    """Return pictures of a reconstruction.
+
+    Original and reconstruction are stretched as one picture, so a visible pixel has exactly the
+    same colour in both.
+    """
+    images = torch.cat([result.original, result.pasted], dim=-1)
+    both = domain.to_rgb(
+        normaliser.denormalise(images),
+        domain.display_bands(normaliser),
+        torch.cat([valid, valid], dim=-1),
+    )
+    width = result.original.shape[-1]
+    seen = (result.visible.bool()[:, 0] & valid).cpu().numpy()
+    predicted = (result.predicted.bool()[:, 0] & valid).cpu().numpy()
+    error = (result.pasted - result.original).square().mean(dim=1).sqrt().cpu().numpy()
+    return tuple(
+        Shown(
+            original=pair[:, :width],
+            visible=painted(pair[:, :width], ~s & v, HIDDEN),
+            pasted=pair[:, width:],
+            error=heat(np.where(p, e, 0.0), TOP_ERROR),
+        )
+        for pair, s, v, p, e in zip(both, seen, valid.cpu().numpy(), predicted, error, strict=True)
+    )
+
+
+def _valid(batch: Batch) -> Bool[Tensor, "b h w"]:
+    if batch.valid is not None:
+        return batch.valid
+    return torch.ones_like(batch.images[:, 0], dtype=torch.bool)
+
+
+def _constant_share(target: PixelTarget, context: Context, index: Int[Tensor, "b n"]) -> float:
+    """Return the share of tokens with data whose deviation is not above the noise floor."""
+    floor = target.noise_floor or PixelTarget().noise_floor
+    standardising = PixelTarget(norm_pix=True, unbiased=target.unbiased)
+    statistics = standardising.statistics(context, index)
+    assert statistics is not None
+    flat: Float[Tensor, "b n"] = (statistics.variance[..., 0] <= floor**2).float()
+    if context.absent is None:
+        return float(flat.mean())
+    present = (~context.absent).float()
+    return float((flat * present).sum() / present.sum().clamp_min(1.0))
+
+
+def never_trained(module: nn.Module) -> bool:
+    """Say whether all biases and norms still have the values they are made with.
+
+    A decoder that came without weights looks like that; one step of training changes it.
+    """
+    small = [(name, value) for name, value in module.named_parameters() if value.ndim == 1]
+    starts = (
+        bool((value == (1.0 if name.endswith("weight") else 0.0)).all()) for name, value in small
+    )
+    return bool(small) and all(starts)
+
+
+def untrained_heads(loaded: LoadedModel) -> tuple[str, ...]:
+    """Return the names of the objectives whose predictor was never trained."""
+    heads = loaded.method.objectives
+    return tuple(name for name, head in heads.items() if never_trained(head.predictor))
+
+
+def gallery(found: Reconstructed, labels: tuple[str, ...], what: str) -> Gallery:
+    """Return the pictures as a block of the page.
+
+    Args:
+        found: pictures.
+        labels: name of every image.
+        what: which images these are.
+    """
+    rows = []
+    for label, shown in zip(labels, found.shown, strict=True):
+        parts = (shown.original, shown.visible, shown.pasted, shown.error)
+        pictures = tuple(
+            Picture(picture_uri(part), f"{head} of {label}")
+            for part, head in zip(parts, _HEAD, strict=True)
+        )
+        rows.append((label, pictures))
+    caption = (
+        f"{what} Hidden patches are grey. Error: from black (none) to pale yellow ({TOP_ERROR:g} "
+        "deviations of a band, root mean square over bands)."
+    )
+    if found.leaked_statistics:
+        caption += (
+            " The targets of this method are standardised patch by patch, so mean and contrast of "
+            "each hidden patch are taken from the truth: judge the structure inside of a patch, "
+            "not its brightness."
+        )
+    return Gallery(_HEAD, tuple(rows), caption)
