@@ -10,36 +10,48 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
 
 from ..core.checkpoints.model_dir import LoadedModel, load_model
 from ..core.config_tree import to_plain
-from ..core.errors import UsageError
+from ..core.errors import UsageError, WeightsError
 from ..core.files import write_text
 from ..core.heads.pool import Pooling
-from ..core.method import Method
-from ..core.objectives.labels import IGNORED
 from ..core.targets.pixels import PixelTarget
-from ..domains.domain import get_domain
+from ..domains.domain import Normaliser, get_domain
 from .features import (
-    Extract,
     Source,
-    band_means,
-    collect,
-    histogram,
     image_source,
+    pixel_sources,
     random_method,
     stored_batches,
-    token_labels,
-    token_means,
     token_source,
 )
 from .inpaint import ReconstructionScore, score_reconstruction
-from .probing import Labelled, ProbeScore, Truth, probe_table, table_markdown
+from .probe_data import ProbeData, Reading, Unit, labelled_task, read_probe_data, split_rows
+from .probing import ProbeScore, probe_table, table_markdown
 from .progress import say
 from .stores import OpenGroup, open_group
 
 RANDOM = "random initialisation"
+_RECONSTRUCTION_BATCH = 8  # masks are drawn batch by batch, so their size must not be a setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Measure the whole suite on sample data, over several seeds, instead of one model."""
+
+    name: Annotated[Literal["satellite"] | None, tyro.conf.arg(name="study")] = None
+    """Study of this domain: writes OUT/satellite.md with its pictures. Killed runs continue."""
+    samples: Path | None = None
+    """Folder with the study's data."""
+    work: Path = Path("runs/study")
+    """Where stores, models and finished numbers are kept."""
+    parts: tuple[str, ...] = ()
+    """Parts to run; all when none is given."""
+    seeds: int = 5
+    """Repetitions of every part."""
+    workers: int = 2
+    """Processes, one thread each; changes no result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +61,11 @@ class EvaluateConfig:
     model: Path | None = None
     """Model directory, for example RUN/model."""
     data: Path | None = None
-    """Curated store with labels (of tiles, or dense)."""
+    """Curated store with classes of samples or of pixels."""
     out: Path
-    """Folder for evaluation.json and evaluation.md, or for the pages of a study."""
+    """Folder for evaluation.json and evaluation.md, or for the page of a study."""
     group: str | None = None
-    """Group of the store, when it holds several."""
+    """Store in `data`, when it holds several."""
     train: str = "train"
     """Split whose labels the probes may use."""
     test: str = "test"
@@ -64,12 +76,12 @@ class EvaluateConfig:
     """Draws of the few labels."""
     random_seeds: int = 3
     """Random initialisations that the model is compared with."""
-    pooling: Annotated[Pooling, tyro.conf.OmitSubcommandPrefixes] = field(default_factory=Pooling)
+    pooling: Annotated[Pooling, tyro.conf.OmitArgPrefixes] = field(default_factory=Pooling)
     """How tokens become one vector."""
     neighbours: int = 20
-    """Voters of the kNN probe."""
-    max_tokens: int = 20000
-    """With dense labels: at most so many labelled tokens a split, drawn at random."""
+    """Voters of the kNN probe; at most half as many as a class has labels."""
+    max_tokens: int = 20_000
+    """With classes of pixels: at most so many labelled tokens a split, drawn at random."""
     reconstruct: int = 64
     """Test images for masked reconstruction beside inpainting; 0 leaves it out."""
     mask_ratio: float | None = None
@@ -82,18 +94,25 @@ class EvaluateConfig:
     """Where the encoder runs."""
     num_threads: int | None = None
     """CPU threads; torch's own choice when not given."""
-    study: Literal["satellite"] | None = None
-    """Run the study of this domain on `samples` instead of evaluating one model."""
-    samples: Path | None = None
-    """Folder with the study's data."""
-    seeds: int = 5
-    """Seeds of the study."""
-    parts: tuple[str, ...] = ()
-    """Parts of the study to run or repeat; all when none is given."""
-    workers: int = 2
-    """Processes of the study, one thread each."""
-    work: Path = Path("runs/study")
-    """Where the study keeps stores, models and finished numbers; it continues from there."""
+    study: Annotated[StudyOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StudyOptions)
+    """The study."""
+
+    def __post_init__(self) -> None:
+        """Check that the numbers make sense.
+
+        Raises:
+            UsageError: naming field, value and fix.
+        """
+        least = {"draws": 1, "random_seeds": 0, "neighbours": 1, "max_tokens": 1}
+        least |= {"reconstruct": 0, "batch_size": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value < smallest:
+                raise UsageError(f"{name} {value}", "is too small", f"use {smallest} or more")
+        if any(number < 1 for number in self.few):
+            raise UsageError(f"few {self.few}", "holds a number below 1", "use numbers such as 10")
+        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
+            raise UsageError(f"mask_ratio {self.mask_ratio}", "is no share", "use 0.5 to 0.9")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +122,17 @@ class Evaluation:
     Args:
         model: model directory.
         data: store.
-        unit: "tile" or "token": what the probes classify.
+        unit: what the probes classify; None without labels.
         classes: names of the classes.
         num_train: labelled training units.
         num_test: labelled test units.
         probes: lines of the probe table; empty without labels.
-        reconstruction: masked reconstruction on test rows; None when not asked for.
+        reconstruction: masked reconstruction of test images; None when it was left out.
     """
 
     model: str
     data: str
-    unit: Literal["tile", "token"]
+    unit: Unit | None
     classes: tuple[str, ...]
     num_train: int
     num_test: int
@@ -122,11 +141,13 @@ class Evaluation:
 
 
 def run(config: EvaluateConfig) -> Evaluation | None:
-    """Evaluate a model, or run a study; writes JSON and Markdown below `out`."""
-    if config.study is not None:
-        from .study.run import run_study
+    """Evaluate a model, or run a study; writes JSON and Markdown below `out`.
 
-        run_study(config)
+    Raises:
+        UsageError: see `evaluate`.
+    """
+    if config.study.name is not None:
+        study(config.study, config.out)
         return None
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -139,11 +160,31 @@ def run(config: EvaluateConfig) -> Evaluation | None:
     return found
 
 
+def study(options: StudyOptions, out: Path) -> Path:
+    """Run a study and return its page.
+
+    Raises:
+        UsageError: without samples, for an unknown part or a number that is too small.
+    """
+    from .study.run import run_study
+    from .study.units import Study
+
+    if options.samples is None:
+        raise UsageError("--samples", "is not given", "name the folder with the study's data")
+    for name in ("seeds", "workers"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"{name} {getattr(options, name)}", "is too small", "use 1 or more")
+    setup = Study(options.samples, options.work, options.seeds, options.workers)
+    return run_study(setup, options.parts, out)
+
+
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Measure a model on a store.
 
     Raises:
-        UsageError: without model or data, for another domain or other bands, or without labels.
+        UsageError: without model or data, for another domain, other bands or another order of
+            bands, for splits without labels, or when there is nothing to measure.
+        WeightsError: for a model that does not know how its pixels were normalised.
     """
     if config.model is None or config.data is None:
         missing = "--model" if config.model is None else "--data"
@@ -151,170 +192,113 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     loaded = load_model(config.model, device=config.device)
     loaded.method.eval()
     group = open_group(config.data, config.group)
-    normaliser = get_domain(group.meta.domain).normaliser(loaded.normaliser)
-    normaliser.check_bands(group.meta.bands, str(config.data))
-    unit, truth, table = probe_store(config, loaded, group)
+    normaliser = model_normaliser(loaded, group, config.model)
+    config.pooling.check(loaded.method.encoder)
+    probed = probe_data(config, loaded, group, normaliser)
+    score = reconstruction_score(config, loaded, group, normaliser)
+    if probed is None and score is None:
+        raise UsageError(
+            group.store.path,
+            "has no labels for probes, and no reconstruction was asked for or can be made",
+            "curate with --labels or --masks, or set --reconstruct",
+        )
+    truth = None if probed is None else probed.truth
     return Evaluation(
         model=str(config.model),
         data=str(config.data),
-        unit=unit,
-        classes=truth.classes,
-        num_train=len(truth.train),
-        num_test=len(truth.test),
-        probes=tuple(table),
-        reconstruction=_reconstruction(config, loaded, group),
+        unit=None if probed is None else probed.unit,
+        classes=() if truth is None else truth.classes,
+        num_train=0 if truth is None else len(truth.train),
+        num_test=0 if truth is None else len(truth.test),
+        probes=() if probed is None else tuple(_table(config, probed)),
+        reconstruction=score,
     )
 
 
-def sources(
-    config: EvaluateConfig, loaded: LoadedModel, *, dense: bool
-) -> tuple[list[Source], Method]:
+def model_normaliser(loaded: LoadedModel, group: OpenGroup, model: Path) -> Normaliser:
+    """Return the normaliser that a model carries, checked against a store.
+
+    Raises:
+        WeightsError: when the model carries none.
+        UsageError: when the store is of another domain, or of other bands or in another order.
+    """
+    if not loaded.normaliser:
+        raise WeightsError(
+            model,
+            "does not say which bands it wants, in which order and on which scale",
+            "take the model directory that `mimkit pretrain` wrote",
+        )
+    own, other = loaded.normaliser.get("domain"), group.meta.domain
+    if own != other:
+        reason = f"holds {other} images and the model is for domain {own!r}"
+        raise UsageError(group.store.path, reason, "choose a store of the model's domain")
+    normaliser = get_domain(other).normaliser(loaded.normaliser)
+    normaliser.check_bands(group.meta.bands, str(group.store.path))
+    return normaliser
+
+
+def probe_data(
+    config: EvaluateConfig, loaded: LoadedModel, group: OpenGroup, normaliser: Normaliser
+) -> ProbeData | None:
+    """Return features of model and baselines with classes; None when the store has no classes."""
+    task = labelled_task(group)
+    if task is None:
+        say("The store has no labels, so there are no probes.")
+        return None
+    reading = Reading(
+        group=group,
+        normaliser=normaliser,
+        grid=loaded.method.grid,
+        batch_size=config.batch_size,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+        device=config.device,
+    )
+    kinds = probed_sources(config, loaded, dense=task == "segment")
+    return read_probe_data(reading, kinds, task, *split_rows(group, config.train, config.test))
+
+
+def probed_sources(config: EvaluateConfig, loaded: LoadedModel, *, dense: bool) -> list[Source]:
     """Return what the probes read: the model, random initialisations, raw pixels."""
-    make = token_source if dense else image_source
-    method = loaded.method
+    make, method = token_source if dense else image_source, loaded.method
     kinds = [make("model", method.encoder, config.pooling)]
     for seed in range(config.random_seeds):
         fresh = random_method(loaded.config, method.grid, config.seed * 100 + seed)
         fresh.to(config.device)
         kinds.append(make(RANDOM, fresh.encoder, config.pooling, seed))
-    if dense:
-        patch = method.grid.patch
-        return [*kinds, Source("band means", lambda batch: token_means(batch, patch))], method
-    raw = [Source("band means", band_means), Source("colour histogram", histogram)]
-    return [*kinds, *raw], method
+    return [*kinds, *pixel_sources(method.grid.patch if dense else None)]
 
 
-def probe_store(
-    config: EvaluateConfig, loaded: LoadedModel, group: OpenGroup
-) -> tuple[Literal["tile", "token"], Truth, list[ProbeScore]]:
-    """Fit and judge all probes on a store's labels, of tiles where there are any, else dense."""
-    tile_labels = group.table["label"].to_pylist()
-    dense = not any(tile_labels)
-    if dense and not group.meta.classes:
-        say("The store has no labels, so there are no probes.")
-        return (
-            "tile",
-            Truth(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), ()),
-            [],
-        )
-    kinds, method = sources(config, loaded, dense=dense)
-    splits = [_rows(group, name, dense) for name in (config.train, config.test)]
-    if dense:
-        parts = [_tokens(config, loaded, group, rows, kinds, method) for rows in splits]
-        classes, labels = group.meta.classes, [part.pop() for part in parts]
-    else:
-        classes = tuple(sorted({label for label in tile_labels if label}))
-        labels = [
-            torch.tensor([classes.index(tile_labels[row]) for row in rows], dtype=torch.long)
-            for rows in splits
-        ]
-        extracts = [kind.extract for kind in kinds]
-        parts = [_pass(config, loaded, group, rows, extracts, method) for rows in splits]
-    truth = Truth(labels[0], labels[1], classes, _groups(group, splits[0]) if not dense else None)
-    features = [
-        Labelled(kind.name, train, test) for kind, train, test in zip(kinds, *parts, strict=True)
-    ]
-    table = probe_table(
-        features,
-        truth,
+def _table(config: EvaluateConfig, data: ProbeData) -> list[ProbeScore]:
+    return probe_table(
+        data.features,
+        data.truth,
         few=config.few,
         num_draws=config.draws,
         num_neighbours=config.neighbours,
         seed=config.seed,
     )
-    return "token" if dense else "tile", truth, table
 
 
-def _rows(group: OpenGroup, split: str, dense: bool) -> np.ndarray:
-    rows = np.asarray(group.rows(split), dtype=np.int64)
-    if dense:
-        return rows
-    labels = group.table["label"].to_pylist()
-    return np.array([row for row in rows if labels[row]], dtype=np.int64)
-
-
-def _groups(group: OpenGroup, rows: np.ndarray) -> Tensor | None:
-    """Return the scene of each row as a number; None when every row is its own."""
-    names = group.table["group"].to_pylist()
-    chosen = [names[row] for row in rows]
-    numbers = {name: place for place, name in enumerate(dict.fromkeys(chosen))}
-    if len(numbers) * 2 > len(chosen):
-        return None
-    return torch.tensor([numbers[name] for name in chosen], dtype=torch.long)
-
-
-def _pass(
-    config: EvaluateConfig,
-    loaded: LoadedModel,
-    group: OpenGroup,
-    rows: np.ndarray,
-    extracts: list[Extract],
-    method: Method,
-    *,
-    labels: bool = False,
-) -> list[Tensor]:
-    """Run functions over some rows of the store, one pass."""
-    if not len(rows):
-        raise UsageError(
-            f"{group.store.path}", "has no labelled rows in a split", "choose other splits"
-        )
-    normaliser = get_domain(group.meta.domain).normaliser(loaded.normaliser)
-    batches = stored_batches(
-        group,
-        rows,
-        normaliser,
-        size=method.grid.image_size,
-        batch_size=config.batch_size,
-        labels=labels,
-        device=config.device,
-    )
-    return collect(batches, extracts, "features", -(-len(rows) // config.batch_size))
-
-
-def _tokens(
-    config: EvaluateConfig,
-    loaded: LoadedModel,
-    group: OpenGroup,
-    rows: np.ndarray,
-    kinds: list[Source],
-    method: Method,
-) -> list[Tensor]:
-    """Return the features of labelled tokens, one tensor per kind, and their classes last."""
-    patch = method.grid.patch
-
-    def classes(batch) -> Tensor:
-        if batch.labels is None:
-            raise UsageError("dense labels", "are not in the batch", "curate again with labels")
-        return token_labels(batch.labels, patch)
-
-    def labelled(extract: Extract) -> Extract:
-        return lambda batch: extract(batch)[classes(batch) != IGNORED]
-
-    extracts = [labelled(kind.extract) for kind in kinds] + [labelled(classes)]
-    found = _pass(config, loaded, group, rows, extracts, method, labels=True)
-    if len(found[-1]) > config.max_tokens:
-        random = np.random.default_rng(config.seed)
-        chosen = np.sort(random.permutation(len(found[-1]))[: config.max_tokens])
-        found = [part[torch.from_numpy(chosen)] for part in found]
-    return found
-
-
-def _reconstruction(
-    config: EvaluateConfig, loaded: LoadedModel, group: OpenGroup
+def reconstruction_score(
+    config: EvaluateConfig, loaded: LoadedModel, group: OpenGroup, normaliser: Normaliser
 ) -> ReconstructionScore | None:
-    """Score masked reconstruction on test rows, spread evenly over them."""
-    rows = np.asarray(group.rows(config.test), dtype=np.int64)
+    """Score masked reconstruction of test images, spread evenly over the split.
+
+    None when it was not asked for, there is no image, or the model predicts no pixels.
+    """
+    rows = group.rows(config.test)
     pixels = any(isinstance(h.target, PixelTarget) for h in loaded.method.objectives.values())
     if not config.reconstruct or not len(rows) or not pixels:
         return None
-    picked = rows[np.linspace(0, len(rows) - 1, min(config.reconstruct, len(rows))).astype(int)]
-    normaliser = get_domain(group.meta.domain).normaliser(loaded.normaliser)
+    amount = min(config.reconstruct, len(rows))
+    picked = rows[np.linspace(0, len(rows) - 1, amount).astype(np.int64)]
     batches = stored_batches(
         group,
         picked,
         normaliser,
         size=loaded.method.grid.image_size,
-        batch_size=8,
+        batch_size=_RECONSTRUCTION_BATCH,
         device=config.device,
     )
     return score_reconstruction(
@@ -322,21 +306,18 @@ def _reconstruction(
         batches,
         seed=config.seed,
         mask_ratio=config.mask_ratio,
-        total=-(-len(picked) // 8),
+        total=-(-amount // _RECONSTRUCTION_BATCH),
     )
 
 
 def markdown(found: Evaluation) -> str:
     """Return an evaluation as a Markdown page."""
-    lines = [
-        f"# Evaluation of {found.model}",
-        "",
-        f"Store {found.data}: {found.num_train} labelled {found.unit}s for training, "
-        f"{found.num_test} for the test; classes {', '.join(found.classes) or 'none'}.",
-        "",
-    ]
+    lines = [f"# Evaluation of {found.model}", "", f"Store: {found.data}.", ""]
     if found.probes:
         lines += [
+            f"{found.num_train} labelled {found.unit}s for training, {found.num_test} for the "
+            f"test; classes {', '.join(found.classes)}.",
+            "",
             "The encoder is frozen. Linear probe: ridge on standardised features, penalty chosen "
             "on held-out training rows. ± is the deviation over draws of labels and, for random "
             "initialisations, seeds.",
@@ -353,14 +334,15 @@ def reconstruction_text(score: ReconstructionScore) -> str:
     """Return a reconstruction score in words."""
     text = (
         f"Masked reconstruction of {score.num_images} test images, {score.mask_ratio:.0%} of the "
-        f"tokens hidden at random, mean squared error in normalised units: model {score.model:.3f}, "
-        f"biharmonic inpainting {score.biharmonic:.3f}, mean of the visible pixels "
-        f"{score.visible_mean:.3f}."
+        "tokens hidden at random, mean squared error in normalised units: model "
+        f"{score.model:.3f}, biharmonic inpainting {score.biharmonic:.3f}, mean of the visible "
+        f"pixels {score.visible_mean:.3f}."
     )
     if score.leaked_statistics:
         return text + (
-            " The model's targets are standardised per patch, so its figure used the true mean and "
-            "scale of every hidden patch and is no fair comparison; train with norm_pix off for one."
+            " The model's targets are standardised per patch, so its figure used the true mean "
+            "and scale of every hidden patch and is no fair comparison; train with norm_pix off "
+            "for one."
         )
     verdict = "beats" if score.beats_interpolation else "does not beat"
     return f"{text} The model {verdict} interpolation."

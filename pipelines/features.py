@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from ..core.batch import Batch
 from ..core.encoders.vit import ViT
 from ..core.grid import Grid, patchify
-from ..core.heads.pool import Pooling, image_features
+from ..core.heads.pool import Pooling, filled, image_features, token_features
 from ..core.method import Method
 from ..core.methods import MethodConfig, build
 from ..core.objectives.labels import IGNORED
@@ -87,28 +88,19 @@ def image_source(name: str, encoder: ViT, pooling: Pooling, seed: int | None = N
 
 
 def token_source(name: str, encoder: ViT, pooling: Pooling, seed: int | None = None) -> Source:
-    """Return features of every token: the pooling's taps joined, nothing averaged."""
-    taps = [tap for tap in pooling.taps if tap >= 0]
-
-    @torch.inference_mode()
-    def extract(batch: Batch) -> Float[Tensor, "b n f"]:
-        images, weight = filled(batch, encoder.grid.patch)
-        absent = None if weight is None else weight < pooling.min_valid
-        features = encoder.encode(images, taps=taps, absent=absent)
-        prefix = encoder.num_prefix_tokens
-        return torch.cat([features.context(tap)[:, prefix:] for tap in pooling.taps], dim=-1)
-
-    return Source(name, extract, seed)
+    """Return features of every token of a frozen encoder: the pooling's taps, not averaged."""
+    return Source(name, lambda batch: token_features(encoder, batch, pooling), seed)
 
 
-def filled(
-    batch: Batch, patch: Sequence[int]
-) -> tuple[Float[Tensor, "b c *s"], Float[Tensor, "b n"] | None]:
-    """Return images with zeros where there is no data, and the valid share of every token."""
-    if batch.valid is None:
-        return batch.images, None
-    images = torch.where(batch.valid[:, None], batch.images, 0.0)
-    return images, patchify(batch.valid[:, None].to(images.dtype), patch).mean(dim=-1)
+def pixel_sources(patch: Sequence[int] | None = None) -> list[Source]:
+    """Return what raw pixels give, per image, or per token where a patch is given."""
+    if patch is not None:
+        return [Source("band means", lambda batch: token_means(batch, patch))]
+    return [
+        Source("band means", band_means),
+        Source("colour histogram", histogram),
+        Source("16x16 pixels", thumbnail),
+    ]
 
 
 def band_means(batch: Batch) -> Float[Tensor, "b c"]:
@@ -141,6 +133,14 @@ def histogram(
         weight = weight * batch.valid.flatten(1)[:, None]
     counts = weight.new_zeros(*index.shape[:2], num_bins).scatter_add_(2, index, weight)
     return (counts / counts.sum(dim=2, keepdim=True).clamp_min(1.0)).flatten(1)
+
+
+def thumbnail(batch: Batch, side: int = 16) -> Float[Tensor, "b f"]:
+    """Return an image reduced to a few pixels by averaging, bands joined."""
+    images, _ = filled(batch, batch.images.shape[2:])
+    pool = {1: adaptive_avg_pool1d, 2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
+    size = [min(side, length) for length in images.shape[2:]]
+    return pool[len(size)](images, size).flatten(1)
 
 
 def token_labels(

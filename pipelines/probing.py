@@ -74,7 +74,14 @@ class Truth:
 
     def check(self) -> None:
         """Raise UsageError unless both sides hold labels and the training side two classes."""
-        if len(self.train.unique()) < 2 or not len(self.test):
+        found = [self.classes[number] for number in self.train.unique().tolist()]
+        if len(found) == 1:
+            raise UsageError(
+                f"all {len(self.train)} training labels",
+                f"are of class {found[0]!r}, and a probe needs two classes",
+                "curate with more classes, or choose another training split",
+            )
+        if not found or not len(self.test):
             raise UsageError(
                 f"{len(self.train)} labelled training and {len(self.test)} test rows",
                 "are too few to fit and to judge a probe",

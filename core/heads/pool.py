@@ -63,13 +63,20 @@ def token_statistics(
     return [mean, variance.clamp_min(0.0).sqrt()]
 
 
+def tap_sequence(features: Features, tap: int) -> Float[Tensor, "b t d"]:
+    """Return a tap with its prefix tokens in front.
+
+    Raw block outputs are normalised without learned scale, so that a block with large numbers does
+    not drown the others.
+    """
+    sequence = features.context(tap)
+    return sequence if tap < 0 else functional.layer_norm(sequence, sequence.shape[-1:])
+
+
 def pool(
     features: Features, pooling: Pooling, num_prefix: int, taps: Sequence[int] | None = None
 ) -> Float[Tensor, "b f"]:
     """Pool the tokens of each image.
-
-    Raw block outputs are normalised without learned scale first, so that a block with large numbers
-    does not drown the others.
 
     Args:
         features: of an encoder.
@@ -80,13 +87,33 @@ def pool(
     readable = None if features.readable is None else features.readable[:, num_prefix:]
     parts: list[Tensor] = []
     for tap in pooling.taps if taps is None else taps:
-        sequence = features.context(tap)
-        if tap >= 0:
-            sequence = functional.layer_norm(sequence, sequence.shape[-1:])
+        sequence = tap_sequence(features, tap)
         parts += token_statistics(sequence[:, num_prefix:], readable, std=pooling.std)
         if pooling.class_token:
             parts.append(sequence[:, :num_prefix].flatten(1))
     return torch.cat(parts, dim=-1)
+
+
+def filled(
+    batch: Batch, patch: Sequence[int]
+) -> tuple[Float[Tensor, "b c *s"], Float[Tensor, "b n"] | None]:
+    """Return images with zeros where there is no data, and the valid share of every token."""
+    if batch.valid is None or bool(batch.valid.all()):
+        return batch.images, None
+    images = torch.where(batch.valid[:, None], batch.images, 0.0)
+    return images, patchify(batch.valid[:, None].to(images.dtype), patch).mean(dim=-1)
+
+
+def frozen_features(encoder: ViT, batch: Batch, pooling: Pooling) -> Features:
+    """Run an encoder on all tokens that hold data and keep the taps of a pooling.
+
+    Raises:
+        UsageError: for a tap that does not exist, other channels, or a size the patch does not fit.
+    """
+    pooling.check(encoder)
+    images, weight = filled(batch, encoder.grid.patch)
+    absent = None if weight is None else weight < pooling.min_valid
+    return encoder.encode(images, taps=[tap for tap in pooling.taps if tap >= 0], absent=absent)
 
 
 @torch.inference_mode()
@@ -94,14 +121,19 @@ def image_features(encoder: ViT, batch: Batch, pooling: Pooling) -> Float[Tensor
     """Return one float32 vector per image of a batch.
 
     Raises:
-        UsageError: for a tap that does not exist, other channels, or a size the patch does not fit.
+        UsageError: see `frozen_features`.
     """
-    pooling.check(encoder)
-    images, absent = batch.images, None
-    if batch.valid is not None and not bool(batch.valid.all()):
-        images = torch.where(batch.valid[:, None], images, 0.0)
-        weight = patchify(batch.valid[:, None].to(images.dtype), encoder.grid.patch)
-        absent = weight.mean(dim=-1) < pooling.min_valid
-    taps = [tap for tap in pooling.taps if tap >= 0]
-    features = encoder.encode(images, taps=taps, absent=absent)
+    features = frozen_features(encoder, batch, pooling)
     return pool(features, pooling, encoder.num_prefix_tokens).float()
+
+
+@torch.inference_mode()
+def token_features(encoder: ViT, batch: Batch, pooling: Pooling) -> Float[Tensor, "b n f"]:
+    """Return one float32 vector per token: the pooling's taps joined, nothing averaged.
+
+    Raises:
+        UsageError: see `frozen_features`.
+    """
+    features, prefix = frozen_features(encoder, batch, pooling), encoder.num_prefix_tokens
+    taps = [tap_sequence(features, tap)[:, prefix:] for tap in pooling.taps]
+    return torch.cat(taps, dim=-1).float()
