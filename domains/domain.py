@@ -8,6 +8,7 @@ does so for any number of axes: a slice, photograph or scene has (b, c, h, w), a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.errors import UsageError
@@ -70,6 +71,12 @@ class Normaliser(Protocol):
         """Raise DataError when the stored numbers are of another scale than the normaliser's."""
         ...
 
+    def check_scale(
+        self, scale: Sequence[float], offset: Sequence[float], subject: object = "the images"
+    ) -> None:
+        """Raise DataError when a file states another scale per channel than the normaliser's."""
+        ...
+
     def denormalise(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
         """Turn network input or a reconstruction of it into physical units."""
         ...
@@ -81,6 +88,18 @@ class Normaliser(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON that `Domain.normaliser` reads."""
         ...
+
+
+class ExportModule(nn.Module, ABC):
+    """A normaliser whose operations a tracer can record, for graphs that run without us."""
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
+        """Turn stored numbers, given as float32, into what `Normaliser.__call__` gives."""
+
+    @abstractmethod
+    def invert(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
+        """Return the stored numbers, as float32, that stand for a network input."""
 
 
 @runtime_checkable
@@ -149,6 +168,10 @@ class Domain(Protocol):
         Raises:
             UsageError: naming the channels that are missing or ambiguous.
         """
+        ...
+
+    def export_module(self, normaliser: Normaliser) -> ExportModule:
+        """Return a normaliser as a module that exports can hold."""
         ...
 
     def display_bands(self, source: StoreMeta | Normaliser) -> tuple[int, int, int]:

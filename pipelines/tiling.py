@@ -5,6 +5,9 @@ over it, with weights that fall to zero at a window's edge, where it knows least
 walked in strips of columns, and each strip from top to bottom, so memory depends on the window
 and the strip but not on the image. Strips and batches only group the work: a pixel sums the same
 windows in the same order whatever their sizes.
+
+What comes out may be coarser than what goes in: a cell of several pixels gets one vector, and the
+grid of windows is then counted in cells.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ Pixels = Shaped[np.ndarray, "c h w"]
 Valid = Bool[np.ndarray, "h w"]
 Read = Callable[[int, int, int, int], tuple[Pixels, Valid]]
 Score = Callable[
-    [Shaped[np.ndarray, "b c p q"], Bool[np.ndarray, "b p q"]], Float[np.ndarray, "b k p q"]
+    [Shaped[np.ndarray, "b c h w"], Bool[np.ndarray, "b h w"]], Float[np.ndarray, "b k p q"]
 ]
 
 
@@ -55,19 +58,23 @@ def blend_profile(window: int, overlap: int) -> Float[np.ndarray, " w"]:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Windows over an image.
+    """Windows over an image, counted in cells: pixels, or groups of them that get one vector.
 
     Args:
-        height: rows of the image.
-        width: columns of the image.
+        height: rows of cells.
+        width: columns of cells.
         window: rows and columns of a window.
-        overlap: pixels that neighbours share, 0 to window - 1.
+        overlap: cells that neighbours share, 0 to window - 1.
+        cell: pixels per cell along rows and columns.
+        min_valid: a cell with a smaller share of valid pixels has no data.
     """
 
     height: int
     width: int
     window: int
     overlap: int
+    cell: tuple[int, int] = (1, 1)
+    min_valid: float = 0.5
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -90,17 +97,17 @@ class Tiling:
             total[start : start + self.window] += profile
         return total[:length]
 
-    def strips(self, bytes_per_pixel: int, budget: int) -> list[tuple[int, int]]:
+    def strips(self, bytes_per_cell: int, budget: int) -> list[tuple[int, int]]:
         """Divide the columns so that a line of windows of one strip stays within memory.
 
         Args:
-            bytes_per_pixel: what one pixel of a line of windows costs.
+            bytes_per_cell: what one cell of a line of windows costs.
             budget: bytes for a line of windows; a strip is never narrower than two windows.
 
         Returns:
             Column ranges (first, end).
         """
-        widest = max(budget // (bytes_per_pixel * self.window), 2 * self.window)
+        widest = max(budget // (bytes_per_cell * self.window), 2 * self.window)
         count = math.ceil(self.width / widest)
         edges = [round(i * self.width / count) for i in range(count + 1)]
         return list(pairwise(edges))
@@ -109,9 +116,13 @@ class Tiling:
         """Return the windows of a line that touch a strip."""
         return [c for c in self.cols if c < strip[1] and c + self.window > strip[0]]
 
-    def num_windows(self, strips: Sequence[tuple[int, int]]) -> int:
-        """Return how many windows are read; those on a border of strips count for both."""
-        return len(self.rows) * sum(len(self.cols_of(strip)) for strip in strips)
+    def cells_with_data(self, valid: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "p q"]:
+        """Return which cells have data, from the validity of their pixels."""
+        if self.cell == (1, 1):
+            return valid
+        high, wide = self.cell
+        parts = valid.reshape(valid.shape[0] // high, high, valid.shape[1] // wide, wide)
+        return parts.mean(axis=(1, 3), dtype=np.float32) >= np.float32(self.min_valid)
 
 
 @dataclass(frozen=True)
@@ -123,14 +134,12 @@ class Line:
         col: first column in the image.
         scores: blended scores.
         valid: true where the input holds data; scores elsewhere mean nothing.
-        num_windows: windows that were spent on them.
     """
 
     row: int
     col: int
     scores: Float[np.ndarray, "k h w"]
     valid: Bool[np.ndarray, "h w"]
-    num_windows: int
 
 
 def blend_strip(
@@ -138,42 +147,45 @@ def blend_strip(
     strip: tuple[int, int],
     read: Read,
     score: Score,
-    num_classes: int,
+    num_channels: int,
     batch_size: int,
 ) -> Iterator[Line]:
     """Yield a strip's rows from top to bottom, each once.
 
     Args:
         tiling: windows of the image.
-        strip: columns (first, end).
-        read: called as read(row, col, height, width); windows may reach over the image's edge,
-            where they are invalid.
-        score: scores of a batch of windows.
-        num_classes: channels that `score` returns.
-        batch_size: windows per call; all windows without data are skipped.
+        strip: columns (first, end), in cells.
+        read: called as read(row, col, height, width), in pixels; windows may reach over the image's
+            edge, where they are invalid.
+        score: scores of the cells of a batch of windows.
+        num_channels: channels that `score` returns.
+        batch_size: windows per call; windows without data are skipped.
     """
     first, end = strip
     size, cols, rows = tiling.window, tiling.cols_of(strip), tiling.rows
-    left, right = cols[0], cols[-1] + size
+    high, wide = tiling.cell
+    left, width = cols[0], cols[-1] + size - cols[0]
     profile = blend_profile(size, tiling.overlap)
     weight = profile[:, None] * profile
     total_rows = tiling.total_weight(rows, tiling.height)
     total_cols = tiling.total_weight(tiling.cols, tiling.width)[first:end]
-    blended = np.zeros((num_classes, size, right - left), np.float32)
-    known = np.zeros((size, right - left), bool)
-    for row, following in zip(rows, (*rows[1:], tiling.height), strict=True):
-        pixels, valid = read(row, left, size, right - left)
-        known[:] = valid
-        for col, scores in _scored(
-            pixels, valid, [c - left for c in cols], size, score, batch_size
-        ):
+    inside = slice(first - left, end - left)
+    blended = np.zeros((num_channels, size, width), np.float32)
+
+    def read_line(row: int) -> tuple[Pixels, Valid]:
+        return read(row * high, left * wide, size * high, width * wide)
+
+    lines = _one_ahead(read_line, rows)
+    for (pixels, valid), row, following in zip(
+        lines, rows, (*rows[1:], tiling.height), strict=True
+    ):
+        known = tiling.cells_with_data(valid)
+        starts = [c - left for c in cols if known[:, c - left : c - left + size].any()]
+        for col, scores in _scored(pixels, valid, starts, tiling, score, batch_size):
             blended[:, :, col : col + size] += scores * weight
         done = min(following, tiling.height) - row
-        inside = slice(first - left, end - left)
         total = total_rows[row : row + done, None] * total_cols
-        yield Line(
-            row, first, blended[:, :done, inside] / total, known[:done, inside].copy(), len(cols)
-        )
+        yield Line(row, first, blended[:, :done, inside] / total, known[:done, inside])
         blended[:, : size - done] = blended[:, done:].copy()
         blended[:, size - done :] = 0.0
 
@@ -192,15 +204,16 @@ def _one_ahead(read: Callable[[int], _T], rows: Sequence[int]) -> Iterator[_T]:
 def _scored(
     pixels: Pixels,
     valid: Valid,
-    cols: Sequence[int],
-    size: int,
+    starts: Sequence[int],
+    tiling: Tiling,
     score: Score,
     batch_size: int,
 ) -> Iterator[tuple[int, Float[np.ndarray, "k p q"]]]:
-    """Yield (column, scores) of the windows of a line that hold data, from left to right."""
-    cols = [c for c in cols if valid[:, c : c + size].any()]
-    for start in range(0, len(cols), batch_size):
-        batch = cols[start : start + batch_size]
-        images = np.stack([pixels[:, :, c : c + size] for c in batch])
-        masks = np.stack([valid[:, c : c + size] for c in batch])
+    """Yield (column, scores) of windows of a line from left to right."""
+    wide = tiling.cell[1]
+    side = tiling.window * wide
+    for start in range(0, len(starts), batch_size):
+        batch = starts[start : start + batch_size]
+        images = np.stack([pixels[:, :, c * wide : c * wide + side] for c in batch])
+        masks = np.stack([valid[:, c * wide : c * wide + side] for c in batch])
         yield from zip(batch, score(images, masks), strict=True)

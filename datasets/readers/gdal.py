@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +24,8 @@ from .products import product_name, product_tags
 from .scene import Scene, SceneInfo, band_places
 
 _DRIVERS = ("GTiff", "COG", "JPEG", "PNG", "JP2OpenJPEG", "HFA")
+CACHE_BYTES = 256 << 20
+"""Memory for blocks of files; GDAL's default is a twentieth of a machine, per process."""
 _WHOLE = ("JPEG", "PNG")  # decoded from the top, so that a window costs what lies above it
 _MAX_WHOLE_PIXELS = 1 << 28
 _MAX_BLOCK_BYTES = 1 << 30
@@ -36,16 +38,20 @@ _opening = threading.Lock()  # filters of warnings belong to the whole process
 
 
 @contextmanager
-def _gdal() -> Iterator[None]:
-    """Set what GDAL needs to be quick in large folders and strict about broken files."""
-    options: dict[str, Any] = {
-        "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # companions are asked for by name
-        "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",  # a truncated JPEG is grey otherwise
-    }
+def gdal_options(**options: Any) -> Iterator[None]:
+    """Set options of GDAL for a block, and the one memory for blocks that all of us share."""
     if "GDAL_CACHEMAX" not in os.environ:
-        options["GDAL_CACHEMAX"] = 256  # MB; the default is a twentieth of a machine, per process
+        options["GDAL_CACHEMAX"] = CACHE_BYTES  # rasterio hands an integer on as bytes
     with rasterio.Env(**options):
         yield
+
+
+def _gdal() -> AbstractContextManager[None]:
+    """Set what GDAL needs to be quick in large folders and strict about broken files."""
+    return gdal_options(
+        GDAL_DISABLE_READDIR_ON_OPEN="TRUE",  # companions are asked for by name
+        GDAL_ERROR_ON_LIBJPEG_WARNING="TRUE",  # a truncated JPEG is grey otherwise
+    )
 
 
 @dataclass(frozen=True)

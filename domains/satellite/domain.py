@@ -18,8 +18,9 @@ from ...datasets.store import StoreMeta
 from ..domain import Normaliser as AnyNormaliser
 from ..domain import Valid
 from .augment import AugmentConfig, View, fit_size, random_view
+from .export import NormaliserModule
 from .normalise import Normaliser, fit_normaliser
-from .sensors import Band, Sensor, band_key, load_sensor, match_bands
+from .sensors import Band, Sensor, band_key, load_sensor, match_bands, unnamed
 
 _RGB = (660.0, 560.0, 485.0)  # nm, centres of red, green and blue of most instruments
 _NEAR = 45.0  # nm, how far from it a band still shows the colour
@@ -114,11 +115,23 @@ class SatelliteDomain:
     ) -> tuple[str, ...]:
         """Return what a file calls the normaliser's channels, in the normaliser's order.
 
+        A file that names none of its bands is taken by their places, if it has as many.
+
         Raises:
             UsageError: naming the channels that are missing or ambiguous.
         """
+        if unnamed(names):
+            if len(names) == len(normaliser.bands):
+                return tuple(names)
+            reason = f"names none of its {len(names)} bands"
+            wanted = f"give a file with {', '.join(normaliser.bands)} in this order, or name them"
+            raise UsageError(subject, reason, wanted)
         found = match_bands(_sensor(normaliser), names, normaliser.bands, subject)
         return tuple(found.values())
+
+    def export_module(self, normaliser: AnyNormaliser) -> NormaliserModule:
+        """Return a normaliser as a module that exports can hold."""
+        return NormaliserModule(self._own(normaliser))
 
     def display_bands(self, source: StoreMeta | AnyNormaliser) -> tuple[int, int, int]:
         """Return which channels to show as red, green and blue.

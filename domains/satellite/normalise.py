@@ -96,7 +96,7 @@ class Normaliser:
         stored = _tensor(images)
         self._check_channels(stored.shape[1])
         finite = torch.isfinite(stored) if stored.is_floating_point() else None
-        factor, summand, low, high = self._coefficients(stored)
+        factor, summand, low, high = self.coefficients(stored)
         values = torch.addcmul(summand, stored.to(torch.float32), factor)
         values = torch.minimum(torch.maximum(values, low, out=values), high, out=values)
         if finite is not None:
@@ -172,13 +172,15 @@ class Normaliser:
         """Refuse numbers of another scale, such as reflectance where digital numbers are expected.
 
         It compares with the range that was seen when the normaliser was made: values are refused
-        when half of them lie twenty such ranges away, or when an image hardly varies at all and
-        its stored numbers are those of physical units.
+        when half of them lie twenty such ranges away, when an image hardly varies at all and its
+        stored numbers are those of physical units, or when a picture's number type ends below what
+        is usual (an 8-bit copy of 16-bit data).
 
         Raises:
             DataError: when the values cannot be of the same kind.
         """
         stored = _tensor(images)
+        self._check_type(stored.dtype, subject)
         low, high = _columns(stored, [self.low, self.high])
         values = self.physical(images)
         keep = torch.isfinite(values).all(dim=1)
@@ -199,6 +201,30 @@ class Normaliser:
         small = max(map(abs, self.scale)) < _TINY and 0 < float(numbers.max()) <= 2.0
         if small and bool((spread < _TINY).all()):
             raise DataError(subject, f"its values look like {self.units} already", remedy)
+
+    def check_scale(
+        self, scale: Sequence[float], offset: Sequence[float], subject: object = "the images"
+    ) -> None:
+        """Refuse a file that states another scale than the normaliser's, and trust neither.
+
+        Args:
+            scale: factor that the file states per band; 1 with offset 0 states nothing.
+            offset: summand that it states.
+            subject: the file, for messages.
+
+        Raises:
+            DataError: naming both.
+        """
+        for number, said in enumerate(zip(scale, offset, strict=True)):
+            known = (self.scale[number], self.offset[number])
+            if said == (1.0, 0.0) or np.allclose(said, known, rtol=1e-4, atol=1e-9):
+                continue
+            raise DataError(
+                subject,
+                f"states scale and offset {said} for band {self.bands[number]}, and the "
+                f"normaliser has {known}",
+                f"give the numbers of {self.sensor}, or take a model of this kind of data",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -261,13 +287,26 @@ class Normaliser:
             nodata=meta.nodata if math.isfinite(meta.nodata or 0) else None,
         )
 
+    def _check_type(self, dtype: torch.dtype, subject: object) -> None:
+        if dtype not in (torch.uint8, torch.int8):
+            return
+        most = torch.iinfo(dtype).max
+        bands = zip(self.scale, self.offset, self.mean, strict=True)
+        if all(max(most * scale, 0.0) + offset < mean for scale, offset, mean in bands):
+            reason = f"holds numbers up to {most}, too small for {self.units} of {self.sensor}"
+            raise DataError(subject, reason, "give the original and no 8-bit copy of it")
+
     def _check_channels(self, num_channels: int) -> None:
         if num_channels != len(self.bands):
             reason = f"have {num_channels} channels, and the normaliser is for {len(self.bands)}"
             raise UsageError("the images", reason, f"give {', '.join(self.bands)}")
 
-    def _coefficients(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return factor, summand and ends such that one multiply-add and one clip do it all."""
+    def coefficients(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return factor, summand, low and high: one multiply-add and one clip do it all.
+
+        Args:
+            images: decides the device and the number of axes.
+        """
         scale, offset, mean, std, low, high = (
             np.array(getattr(self, name), np.float64)
             for name in ("scale", "offset", "mean", "std", "low", "high")

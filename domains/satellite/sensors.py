@@ -25,6 +25,7 @@ from ...datasets.errors import DataError
 FOLDER = Path(__file__).parent / "sensors"
 
 _WORDS = {"band", "sr", "st", "toa", "boa", "reflectance", "radiance", "temperature"}
+_NO_NAME = re.compile(r"band_\d+")
 _YAML = (".yaml", ".yml")
 _SMALL_SCALE = 0.01  # below it, digital numbers and physical units cannot be confused
 _ALREADY_PHYSICAL = 2.0  # stored numbers below this are no digital numbers
@@ -238,6 +239,15 @@ def band_key(name: str) -> str:
     joined = "".join(words)
     numbered = re.fullmatch(r"(?:band|b)?0*(\d+)(a?)", joined)
     return f"b{numbered[1]}{numbered[2]}" if numbered else joined
+
+
+def unnamed(names: Sequence[str]) -> bool:
+    """Return whether a file names none of its bands.
+
+    Readers then count them, and a number is a place and no name: the ninth band of Sentinel-2 is
+    B8A and not B9.
+    """
+    return all(_NO_NAME.fullmatch(name) for name in names)
 
 
 def find_bands(

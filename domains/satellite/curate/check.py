@@ -19,7 +19,15 @@ from ....core.errors import UsageError
 from ....datasets.errors import DataError
 from ....datasets.manifest import ManifestRow
 from ....datasets.readers.scene import Scene, Tile
-from ..sensors import Sensor, check_values, find_bands, guess_sensor, load_sensor, sensor_names
+from ..sensors import (
+    Sensor,
+    check_values,
+    find_bands,
+    guess_sensor,
+    load_sensor,
+    sensor_names,
+    unnamed,
+)
 from .records import UNREADABLE, SceneFacts, SceneRef, StageResult
 from .tiles import open_ref, scene_uri, with_data
 
@@ -27,7 +35,6 @@ VERSION = 1
 _UNIT_SCENES = 128
 _BLOCK = 512  # pixels a side of what is looked at
 _NUM_LOOKED_AT = 4096  # pixels that tell whether the scale can be right
-_NO_NAME = re.compile(r"band_\d+")  # what the reader calls bands of which a file says nothing
 _NUM_GUESSES = 50  # scenes that are asked for their sensor
 
 
@@ -175,8 +182,7 @@ def _bands(
     """Return the sensor's bands that a scene has and what it calls them."""
     wanted = params.bands or sensor.band_names
     have = ", ".join(scene.bands)
-    if all(_NO_NAME.fullmatch(name) for name in scene.bands):
-        # Numbers are positions, not names: the ninth band of Sentinel-2 is B8A and not B9.
+    if unnamed(scene.bands):
         if len(scene.bands) != len(wanted):
             reason = f"names none of its {len(scene.bands)} bands, and {len(wanted)} are wanted"
             raise SceneRejectedError("missing_bands", f"{reason}; list them with --bands")
