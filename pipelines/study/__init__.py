@@ -1,0 +1,1 @@
+"""Studies: what pre-training brings, measured over seeds beside cheap baselines."""
