@@ -1,4 +1,4 @@
-"""`mimkit evaluate --study satellite`: all parts, one results page with the commands and verdicts."""
+"""`mimkit evaluate --study satellite`: all parts, one page with commands and verdicts."""
 
 from __future__ import annotations
 
