@@ -201,3 +201,23 @@ def test_numbers_of_another_scale_are_refused() -> None:
     dark = np.zeros_like(digital)
     by_digital.check_values(dark)
     by_physical.check_values(digital, np.zeros((8, 8, 8), bool))  # nothing valid, nothing wrong
+
+
+def test_a_stated_scale_must_be_the_normalisers() -> None:
+    made = fit_normaliser(store_meta(), [(pixels(), None)])
+    made.check_scale((1.0, 1.0), (0.0, 0.0))  # nothing is stated
+    made.check_scale((1e-4, 1.0), (0.0, 0.0))
+    with pytest.raises(
+        DataError, match=r"a.tif: states scale and offset \(1.0, -0.1\) for band nir"
+    ):
+        made.check_scale((1e-4, 1.0), (0.0, -0.1), "a.tif")
+
+
+def test_eight_bits_of_sixteen_are_refused() -> None:
+    made = fit_normaliser(store_meta(), [(pixels(), None)])
+    with pytest.raises(
+        DataError, match=r"a.tif: holds numbers up to 255, too small for reflectance"
+    ):
+        made.check_values((pixels() // 24).astype("uint8"), subject="a.tif")
+    small = fit_normaliser(store_meta("uint8"), [((pixels() // 24).astype("uint8"), None)])
+    small.check_values((pixels(seed=1) // 24).astype("uint8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_classes_come_back_with_place_palette_and_layout(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("dtype", "num_bands"), [("float32", 3), ("uint8", 70), ("float32", 100)])
 def test_many_bands_keep_their_names_scale_and_nodata(
-    tmp_path: Path, dtype: str, num_bands: int
+    tmp_path: Path, dtype: Literal["uint8", "float32"], num_bands: int
 ) -> None:
     random = np.random.default_rng(1)
     geometry = Geometry("EPSG:4326", (0.1, 0.01, 5.0, 0.02, -0.1, 50.0), 160, 210)
