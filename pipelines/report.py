@@ -14,7 +14,7 @@ from .efficiency import resolve_device
 from .evaluate import Evaluation
 from .progress import say
 from .reporting.blocks import Cell, Chapter, Page, Section, Table
-from .reporting.chapters import Wishes, chapter
+from .reporting.chapters import Probed, Wishes, chapter, probe
 from .reporting.embedding import Projection
 from .reporting.environment import environment
 from .reporting.facts import RunFacts, read_facts
@@ -79,11 +79,12 @@ def run(config: ReportConfig) -> Path:
     )
     facts = [read_facts(path) for path in config.runs]
     given = matched(facts, [read_evaluation(path) for path in config.evaluation])
-    chapters = [chapter(f, wishes, e) for f, e in zip(facts, given, strict=True)]
+    probed = [probe(run_facts, wishes, e) for run_facts, e in zip(facts, given, strict=True)]
+    chapters = [chapter(f, wishes, p) for f, p in zip(facts, probed, strict=True)]
     page = Page(
         config.title,
         tuple(chapters),
-        comparison(facts, chapters, given) if len(facts) > 1 else None,
+        comparison(facts, chapters, probed) if len(facts) > 1 else None,
     )
     write_text(config.out, render(page, Section("Made with", (environment(),))))
     for made in chapters:
@@ -126,20 +127,20 @@ def matched(facts: Sequence[RunFacts], found: Sequence[Evaluation]) -> list[Eval
 
 
 def comparison(
-    facts: Sequence[RunFacts], chapters: Sequence[Chapter], given: Sequence[Evaluation | None]
+    facts: Sequence[RunFacts], chapters: Sequence[Chapter], probed: Sequence[Probed]
 ) -> Table:
     """Return the runs side by side."""
     rows = []
-    for run_facts, made, evaluation in zip(facts, chapters, given, strict=True):
+    for run_facts, made, probes in zip(facts, chapters, probed, strict=True):
         scores, ends = run_facts.scores or {}, run_facts.ends("loss")
-        probe = None if evaluation is None else line_of(evaluation.probes, MODEL)
+        line = None if probes.found is None else line_of(probes.found.probes, MODEL)
         rows.append(
             (
                 Cell(run_facts.name, strong=True),
                 run_facts.kind,
                 "yes" if run_facts.finished else "no",
                 "–" if ends is None else f"{ends[0]:.4g} → {ends[1]:.4g}",
-                "–" if probe is None else f"{probe.balanced:.3f}",
+                "–" if line is None else f"{line.balanced:.3f}",
                 f"{scores['miou']:.3f}" if "miou" in scores else "–",
                 str(len(made.verdict.problems)),
             )

@@ -11,7 +11,7 @@ import yaml
 from jaxtyping import Int
 
 from ...core.checkpoints.model_dir import LoadedModel, load_model
-from ...core.errors import UsageError, UserError
+from ...core.errors import UsageError
 from ...core.targets.pixels import PixelTarget
 from ...domains.domain import get_domain
 from ..evaluate import Evaluation
@@ -54,13 +54,26 @@ class Wishes:
     device: torch.device
 
 
-def pretrain_chapter(facts: RunFacts, wishes: Wishes, given: Evaluation | None) -> Chapter:
+@dataclass(frozen=True)
+class Probed:
+    """Probes of a run, or why there are none.
+
+    Args:
+        found: what was measured.
+        why: what to say when nothing was.
+    """
+
+    found: Evaluation | None
+    why: Text
+
+
+def pretrain_chapter(facts: RunFacts, wishes: Wishes, probed: Probed) -> Chapter:
     """Return the chapter of a pre-training run.
 
     Args:
         facts: what the folder says.
         wishes: what to show.
-        given: probes that were measured before; None measures them where it can be done.
+        probed: probes of its encoder.
 
     Raises:
         WeightsError: when the model was changed since it was written.
@@ -69,24 +82,21 @@ def pretrain_chapter(facts: RunFacts, wishes: Wishes, given: Evaluation | None) 
     """
     loaded = load_model(facts.model, device=wishes.device) if facts.finished else None
     group = None if wishes.data is None else open_group(wishes.data, wishes.group)
-    missing = Text(_NO_MODEL if loaded is None else _NO_DATA)
-    images = embedding = (missing,)
+    images = embedding = (Text(_NO_MODEL if loaded is None else _NO_DATA),)
     pictures = None
     if loaded is not None and group is not None:
         loaded.method.eval()
         images, pictures = reconstruction_section(loaded, group, wishes)
         embedding = embedding_section(loaded, group, wishes)
-    found, why = given, missing
-    if found is None and loaded is not None and wishes.data is not None:
-        found, why = probes(facts, wishes)
     untrained = () if loaded is None else untrained_heads(loaded)
+    found = probed.found
     return Chapter(
         f"{facts.name}: pre-training with {facts.recipe['method']['name']}",
         pretrain_verdict(facts, found, pictures, untrained),
         (
             curve_section(facts),
             Section("Reconstructions of held-out images", images),
-            Section("Probes", (why,) if found is None else probe_blocks(found)),
+            Section("Probes", (probed.why,) if found is None else probe_blocks(found)),
             Section("What the encoder tells apart", embedding),
             data_section(facts, wishes, group),
             recipe_section(facts),
@@ -125,14 +135,18 @@ def finetune_chapter(facts: RunFacts, wishes: Wishes) -> Chapter:
     )
 
 
-def probes(facts: RunFacts, wishes: Wishes) -> tuple[Evaluation | None, Text]:
-    """Measure probes; returns what to say instead where the store does not allow it."""
-    assert wishes.data is not None
+def probe(facts: RunFacts, wishes: Wishes, given: Evaluation | None) -> Probed:
+    """Return the probes of a run: given ones, or measured here and now where it can be done."""
+    if given is not None or facts.kind != "pretrain":
+        return Probed(given, Text(""))
+    if not facts.finished or wishes.data is None:
+        return Probed(None, Text(_NO_DATA if facts.finished else _NO_MODEL))
     try:
         device = str(wishes.device)
-        return measure(facts.model, wishes.data, wishes.group, device, wishes.seed), Text("")
-    except UserError as error:
-        return None, Text(f"There are no probes. {error}", "warn")
+        found = measure(facts.model, wishes.data, wishes.group, device, wishes.seed)
+    except UsageError as error:
+        return Probed(None, Text(f"There are no probes. {error}", "warn"))
+    return Probed(found, Text(""))
 
 
 def held_out_rows(group: OpenGroup, num: int) -> tuple[Int[np.ndarray, " n"], str]:
@@ -228,14 +242,14 @@ def recipe_section(facts: RunFacts) -> Section:
     return Section("Recipe", (Code("All settings that decide the result (YAML)", text),))
 
 
-def chapter(facts: RunFacts, wishes: Wishes, given: Evaluation | None) -> Chapter:
+def chapter(facts: RunFacts, wishes: Wishes, probed: Probed) -> Chapter:
     """Return the chapter of a run of any kind.
 
     Raises:
         UsageError: for a kind that is not known.
     """
     if facts.kind == "pretrain":
-        return pretrain_chapter(facts, wishes, given)
+        return pretrain_chapter(facts, wishes, probed)
     if facts.kind == "finetune":
         return finetune_chapter(facts, wishes)
     raise UsageError(facts.path, f"is a run of kind {facts.kind!r}", "give one that trains a model")

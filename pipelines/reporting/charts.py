@@ -24,6 +24,8 @@ _SMALL = (3.7, 2.3)  # inches
 _WIDE = (9.4, 3.1)
 _NUM_TICKS = 5
 
+_SPOKEN = {"balanced_accuracy": "balanced accuracy", "miou": "mean IoU"}
+
 Points = tuple[Sequence[float], Sequence[float]]
 
 
@@ -31,7 +33,9 @@ def curves(facts: RunFacts) -> tuple[Picture, ...]:
     """Return the diagrams of a run's log; the loss is the first and widest."""
     if not facts.steps:
         return ()
-    rising = {name: facts.look(name) for name in _look_names(facts) if name != "loss"}
+    rising = {
+        _SPOKEN.get(name, name): facts.look(name) for name in _look_names(facts) if name != "loss"
+    }
     made = [_loss(facts)]
     if rising:
         made.append(line_chart("held-out samples", rising, "share", marked=True))
@@ -97,9 +101,9 @@ def line_chart(
     axes.locator_params(axis="y", nbins=_NUM_TICKS)
     axes.margins(x=0.01)
     if from_zero:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.dataLim.y1 or 1.0)
     if len(everything) > 1:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=2)
+        axes.legend(frameon=False, fontsize=8 if wide else 7, labelcolor=INK, ncols=1 + wide)
     what = f"{title} over training steps"
     return Picture(figure_uri(figure), _described(what, lines), wide=wide)
 

@@ -128,7 +128,7 @@ def _table(found: Evaluation) -> Table:
     for name in names:
         cells = [_cell(scores.get((name, *column)), best[column]) for column in columns]
         rows.append((Cell(name, strong=name == MODEL), *cells))
-    head = [f"{probe}, {'all' if n is None else n} labels a class" for probe, n in columns]
+    head = [f"{probe}, {'all labels' if n is None else f'{n} a class'}" for probe, n in columns]
     return Table(
         ("features", *head), tuple(rows), "Balanced accuracy on the test split; best in bold"
     )

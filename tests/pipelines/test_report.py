@@ -129,11 +129,11 @@ def test_a_run_in_progress_is_shown_as_far_as_it_is(
     half = tmp_path / "half"
     shutil.copytree(pretrained, half, ignore=shutil.ignore_patterns("model"))
     lines = (half / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (half / "metrics.jsonl").write_text("".join(lines[:6]) + '{"step": 6, "ep')
+    (half / "metrics.jsonl").write_text("".join(lines[:7]) + '{"step": 6, "ep')
     page = report(tmp_path / "report.html", half, "--data", dense_store)
     text = " ".join(page.text)
     assert page.headings == PRETRAIN
-    assert "Not finished: 1.3 of 3 epochs" in text
+    assert "Not finished: 1.3 of 3 epochs (44%)" in text
     assert "continues it" in text
     assert text.count("The run has written no model yet") == 3
     (half / "metrics.jsonl").unlink()
@@ -188,9 +188,9 @@ def test_probes_that_were_measured_before_are_used(
         {"features": "random initialisation", "balanced": 0.7, **line},
         {"features": "band means", "balanced": 0.901, **line},
     ]
-    found = {"model": str(pretrained / "model"), "data": "store", "unit": "tile"}
-    found |= {"classes": ["a", "b"], "num_train": 10, "num_test": 5, "probes": probes}
-    found["reconstruction"] = None
+    found: dict[str, object] = {"model": str(pretrained / "model"), "data": "store"}
+    found |= {"unit": "tile", "classes": ["a", "b"], "num_train": 10, "num_test": 5}
+    found |= {"probes": probes, "reconstruction": None}
     file = tmp_path / "evaluation.json"
     file.write_text(json.dumps(found))
     monkeypatch.setattr(chapters, "measure", lambda *a, **k: pytest.fail("measured again"))
