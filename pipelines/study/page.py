@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 Values = Sequence[float]
+Rows = Sequence[tuple[str, Sequence[Values]]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a part of a study adds to the page.
+
+    Args:
+        text: Markdown; it shows pictures by their names.
+        pictures: PNG files by name.
+    """
+
+    text: str
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def spread(values: Values, digits: int = 3) -> str:
@@ -16,7 +31,7 @@ def spread(values: Values, digits: int = 3) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Values]]]) -> str:
+def table(columns: Sequence[str], rows: Rows) -> str:
     """Return a Markdown table whose cells are values of all seeds."""
     head = "| | " + " | ".join(columns) + " |"
     lines = [head, "|---" * (len(columns) + 1) + "|"]

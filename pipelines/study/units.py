@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ...core.config_tree import to_plain
 from ...core.errors import UserError
 from ...core.files import write_text
 from ..progress import Bar
@@ -29,7 +30,7 @@ class Unit:
         part: part of the study.
         name: distinct within the part.
         function: "module:function" below this package; called as function(work, **arguments).
-        arguments: plain data; other arguments are another unit.
+        arguments: plain data, all that the numbers depend on: other arguments are another unit.
     """
 
     part: str
@@ -60,8 +61,18 @@ class Study:
     workers: int
 
 
+def run_path(work: Path, name: str, settings: Mapping[str, Any]) -> Path:
+    """Return the folder of a training run; other settings have another folder."""
+    return work / "runs" / f"{name}-{digest(dict(settings))[:8]}".replace(" ", "-")
+
+
 def run_units(units: Sequence[Unit], study: Study, label: str) -> dict[str, Numbers]:
     """Do what is not done yet and return the numbers of all units by name.
+
+    Args:
+        units: pieces of work, the longest first.
+        study: where numbers are kept, and how many processes.
+        label: what the progress bar says.
 
     Raises:
         UserError: when a process died; finished units are kept.
@@ -78,6 +89,7 @@ def run_units(units: Sequence[Unit], study: Study, label: str) -> dict[str, Numb
 
 
 def _in_processes(todo: Sequence[Unit], study: Study, bar: Bar) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the children when they load their libraries
     spawn = multiprocessing.get_context("spawn")
     workers = min(study.workers, len(todo))
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_one_thread) as pool:
@@ -96,7 +108,6 @@ def _in_processes(todo: Sequence[Unit], study: Study, bar: Bar) -> None:
 
 
 def _one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
@@ -109,4 +120,4 @@ def perform(unit: Unit, work: Path) -> None:
     numbers = function(work, **unit.arguments)
     path = unit.path(work)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(numbers, indent=1) + "\n")
+    write_text(path, json.dumps(to_plain(numbers), indent=1) + "\n")
