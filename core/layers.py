@@ -68,7 +68,16 @@ class Attention(nn.Module):
         index: Int[Tensor, "b q"] | None = None,
     ) -> Float[Tensor, "b q w"]:
         """Let every token, or those at `index` alone, read every readable token."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.read(self.qkv(x), key_mask, index)
+
+    def read(
+        self,
+        qkv: Float[Tensor, "b n p"],
+        key_mask: KeyMask | None = None,
+        index: Int[Tensor, "b q"] | None = None,
+    ) -> Float[Tensor, "b q w"]:
+        """Do the same from queries, keys and values side by side."""
+        q, k, v = qkv.chunk(3, dim=-1)
         q = q if index is None else take(q, index)
         q, k, v = (_heads(part, self.num_heads) for part in (q, k, v))
         return self.proj(attend(q, k, v, key_mask))
@@ -129,11 +138,16 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
+    def project(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n p"]:
+        """Return each token's query, key and value; they depend on no other token."""
+        return self.attn.qkv(self.norm1(x))
+
     def forward(
         self,
         x: Float[Tensor, "b n w"],
         key_mask: KeyMask | None = None,
         index: Int[Tensor, "b q"] | None = None,
+        qkv: Float[Tensor, "b n p"] | None = None,
     ) -> Float[Tensor, "b q w"]:
         """Self-attention, then the MLP, each with a residual.
 
@@ -142,10 +156,11 @@ class Block(nn.Module):
             key_mask: true where a token may be read.
             index: tokens whose output is wanted, and the only ones it is computed for; None for
                 all. In a last block, whose other outputs nobody reads, it changes nothing else.
+            qkv: what `project` returns for `x`, where it is known already.
         """
-        normed = self.norm1(x)
+        qkv = self.project(x) if qkv is None else qkv
         x = x if index is None else take(x, index)
-        x = x + self.drop_path(self.attn(normed, key_mask, index))
+        x = x + self.drop_path(self.attn.read(qkv, key_mask, index))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

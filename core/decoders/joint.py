@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -66,27 +68,37 @@ class JointDecoder(Predictor):
     ) -> Float[Tensor, "b q t"]:
         """Return predictions for the tokens at `index` (by default those the plan asks for)."""
         prefix, batch = features.num_prefix, len(plan.visible)
-        first = all_tokens(batch, prefix, plan.visible.device)
-        places = torch.cat([first, plan.visible + prefix], dim=1)
+        leading = all_tokens(batch, prefix, plan.visible.device)
+        places = torch.cat([leading, plan.visible + prefix], dim=1)
         known = self.embed(features.sequence) + self.pos_embed[0][places]
-        x = put((self.mask_token + self.pos_embed).expand(batch, -1, -1), places, known)
+        hidden = self.mask_token + self.pos_embed
+        first = self.blocks[0]
+        assert isinstance(first, Block)
+
+        def everywhere(function: Callable[[Tensor], Tensor]) -> Tensor:
+            # Before tokens read each other, hidden ones are the same in all samples.
+            return put(function(hidden).expand(batch, -1, -1), places, function(known))
+
+        x, qkv = everywhere(lambda tokens: tokens), everywhere(first.project)
         readable = None
         if plan.absent is not None:
             readable = torch.cat([plan.absent.new_ones(batch, prefix), ~plan.absent], dim=1)
         wanted = prefix + (plan.predict if index is None else index)
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x, readable)
-        return self.head(self.norm(last(x, readable, wanted)))
+        for number, block in enumerate(self.blocks, 1):
+            last = number == len(self.blocks)
+            x, qkv = block(x, readable, wanted if last else None, qkv), None
+        return self.head(self.norm(x))
 
     def forward_flops(self, num_context: int, num_predict: int) -> int:
         """Return the FLOP of one sample's forward.
 
-        All tokens take part in every block, but the last one answers for those that are asked.
+        All tokens take part in every block, but the last one answers for those that are asked, and
+        the first one's projections of hidden tokens, which a batch shares, are left out.
         """
         num_tokens = self.num_tokens + self.num_prefix
         one = flops.block(num_tokens, self.dim, self.mlp_ratio)
         last = flops.block(num_tokens, self.dim, self.mlp_ratio, num_predict)
+        last -= flops.linear(num_tokens - num_context, self.dim, 3 * self.dim)
         edges = flops.linear(num_context, self.embed.in_features, self.dim)
         edges += flops.linear(num_predict, self.dim, self.head.out_features)
         return edges + (len(self.blocks) - 1) * one + last

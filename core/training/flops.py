@@ -32,6 +32,7 @@ class FlopCount:
 def training_flops(method: Method) -> FlopCount:
     """Count a training step: three forwards of what has gradients, one of what has none.
 
+    What is computed once for a whole batch is left out: its share of an image is small.
     The patch embedding costs two forwards instead of three, since pixels get no gradient.
     """
     mask, encoder = method.mask, method.encoder
