@@ -21,7 +21,7 @@ from ..datasets.readers.raster import SceneSource
 from ..domains.domain import Normaliser
 from .efficiency import resolve_device
 from .geotiff import NODATA, MapSpec, MapWriter, class_colours, writing_map
-from .progress import say, track
+from .progress import say
 from .scenes import (
     ModelScene,
     WindowConfig,
@@ -32,7 +32,7 @@ from .scenes import (
     open_for_model,
     output_paths,
 )
-from .tiling import Line, Score, Tiling, blend_strip
+from .tiling import Line, Score, Tiling
 
 _PROBABILITY_STEPS = 250
 
@@ -170,10 +170,12 @@ def _write(
     counts = np.zeros(len(names), np.int64)
     tags = {"CLASSES": ",".join(names), "MODEL": str(config.model), "SOURCE": found.uri}
     tags |= {f"CLASS_{number}": name for number, name in enumerate(names)}
-    spec = MapSpec(found.geometry, colours=class_colours(names), tags=tags)
-    soft = MapSpec(found.geometry, names, scale=(1 / _PROBABILITY_STEPS,), tags=tags)
+    geometry = found.geometry
+    tiling = Tiling(geometry.height, geometry.width, *check_sizes(config, task))
+    spec = MapSpec(geometry, colours=class_colours(names), tags=tags)
+    soft = MapSpec(geometry, names, scale=(1 / _PROBABILITY_STEPS,), tags=tags)
     with _both(out, spec, soft if config.probabilities else None) as (classes, probabilities):
-        for line in _lines(task, scene, score, config):
+        for line in scene.lines(tiling, score, len(names), config, "predict"):
             winners = np.where(line.valid, line.scores.argmax(0), NODATA).astype(np.uint8)
             counts += np.bincount(winners.ravel(), minlength=256)[: len(names)]
             classes.write(line.row, line.col, winners[None])
@@ -199,22 +201,6 @@ def _both(
             classes,
             stack.enter_context(writing_map(probabilities_path(out), soft)) if soft else None,
         )
-
-
-def _lines(
-    task: LoadedTask, scene: ModelScene, score: Score, config: PredictConfig
-) -> Iterator[Line]:
-    """Yield the finished lines of a scene strip by strip, with progress."""
-    geometry, num_classes = scene.scene.geometry, len(task.config.classes)
-    tiling = Tiling(geometry.height, geometry.width, *check_sizes(config, task))
-    strips = scene.strips(tiling, num_classes, config.memory_mb)
-
-    def lines() -> Iterator[Line]:
-        for strip in strips:
-            yield from blend_strip(tiling, strip, scene.read, score, num_classes, config.batch_size)
-
-    label = f"predict {Path(scene.scene.uri).name}"
-    return iter(track(lines(), label, len(tiling.rows) * len(strips)))
 
 
 def quantised(line: Line) -> UInt8[np.ndarray, "k h w"]:

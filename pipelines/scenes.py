@@ -16,8 +16,8 @@ from ..core.errors import UsageError, UserError, WeightsError
 from ..datasets.errors import DataError
 from ..datasets.readers.raster import Scene, SceneSource, discover_scenes, open_scene
 from ..domains.domain import Domain, Normaliser, get_domain
-from .progress import say
-from .tiling import Tiling
+from .progress import say, track
+from .tiling import Line, Score, Tiling, blend_strip
 
 MAP_SUFFIXES = (".tif", ".tiff")
 _LOOKS = 8  # places along each axis at which a scene is looked at before it is read
@@ -171,9 +171,15 @@ def for_each_scene(
 
 @contextmanager
 def open_for_model(
-    source: SceneSource | Path, domain: Domain, normaliser: Normaliser
+    source: SceneSource | Path, domain: Domain, normaliser: Normaliser, *, quiet: bool = False
 ) -> Iterator[ModelScene]:
     """Open a scene with a model's bands, in its order, whatever the file calls them.
+
+    Args:
+        source: what `open_scene` takes.
+        domain: of the model.
+        normaliser: of the model.
+        quiet: say nothing of what is unusual, for a scene that is opened once more.
 
     Raises:
         UsageError: when a band is missing or ambiguous.
@@ -182,10 +188,10 @@ def open_for_model(
     with open_scene(source) as scene:
         names = domain.scene_bands(normaliser, scene.bands, scene.uri)
     with open_scene(source, bands=names) as scene:
-        if names != normaliser.bands:
+        if names != normaliser.bands and not quiet:
             pairs = zip(normaliser.bands, names, strict=True)
             say(f"{scene.uri}: bands are read as {', '.join(f'{a} = {b}' for a, b in pairs)}")
-        if scene.geometry.crs is None:
+        if scene.geometry.crs is None and not quiet:
             say(f"{scene.uri}: has no coordinate system, so what is written will have none either")
         normaliser.check_scale(scene.scale, scene.offset, scene.uri)
         yield ModelScene(scene, normaliser)
@@ -219,20 +225,33 @@ class ModelScene:
             self._check(pixels[:, valid])
         return pixels, valid
 
-    def strips(self, tiling: Tiling, num_channels: int, memory_mb: int) -> list[tuple[int, int]]:
-        """Divide the columns of a tiling so that a line of windows stays within memory.
+    def lines(
+        self, tiling: Tiling, score: Score, num_channels: int, config: WindowConfig, label: str
+    ) -> Iterator[Line]:
+        """Yield the finished lines of the scene strip by strip, with progress.
 
         Args:
-            tiling: windows over the scene, in cells.
-            num_channels: scores per cell.
-            memory_mb: memory for a line.
+            tiling: windows over the scene.
+            score: vectors of the cells of a batch of windows.
+            num_channels: length of a vector.
+            config: memory and batch size.
+            label: what is shown with the progress.
         """
         # Stored numbers and masks twice (one line is read ahead), scores three times (sum, mean,
         # working copy).
         channels, item = len(self.scene.bands), np.dtype(self.scene.dtype).itemsize
         pixel = 2 * (channels * (item + 1) + 1)
         cell = pixel * math.prod(tiling.cell) + 3 * 4 * num_channels
-        return tiling.strips(cell, memory_mb * 2**20)
+        strips = tiling.strips(cell, config.memory_mb * 2**20)
+
+        def walk() -> Iterator[Line]:
+            for strip in strips:
+                yield from blend_strip(
+                    tiling, strip, self.read, score, num_channels, config.batch_size
+                )
+
+        text = f"{label} {Path(self.scene.uri).name}"
+        return iter(track(walk(), text, len(tiling.rows) * len(strips)))
 
     def _window(self, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         tile = self.scene.read(row, col, height, width)
