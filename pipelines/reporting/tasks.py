@@ -157,7 +157,7 @@ def _gallery(
         image = domain.to_rgb(physical, bands, batch.valid)[0]
         assert batch.labels is not None
         truth = batch.labels[0].cpu().numpy().astype(np.uint8)
-        if batch.valid is not None:
+        if batch.valid is not None and guess.ndim:
             guess = np.where(batch.valid[0].cpu().numpy(), guess, IGNORED).astype(np.uint8)
         shown.append(_row(image, truth, guess, names, label, colours))
     legend = tuple((name, hex_colour(colours[n])) for n, name in enumerate(names))

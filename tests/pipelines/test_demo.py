@@ -63,7 +63,7 @@ def test_every_polygon_lies_on_data_and_every_source_has_every_class(scenes: Pat
     taken = np.zeros(shape, bool)
     for feature in features(scenes):
         polygon = transform_geom("EPSG:4326", crs, feature["geometry"])
-        burned = rasterize([(polygon, 1)], out_shape=shape, transform=transform) > 0
+        burned = np.asarray(rasterize([(polygon, 1)], out_shape=shape, transform=transform)) > 0
         assert burned.sum() > 50
         assert valid[burned].all()
         assert not taken[burned].any()  # a pixel has one class
