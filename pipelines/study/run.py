@@ -8,7 +8,7 @@ from pathlib import Path
 from ...core.errors import UsageError
 from ...core.files import replacing, write_text
 from ..progress import say
-from . import clouds, finetuning, reconstruct, scenes
+from . import clouds, finetuning, reconstruct, scenes, settings
 from .page import Section
 from .units import Study
 
@@ -72,4 +72,5 @@ PARTS: dict[str, Callable[[Study], Section]] = {
     finetuning.NAME: finetuning.section,
     reconstruct.NAME: reconstruct.section,
     clouds.NAME: clouds.section,
+    settings.NAME: settings.section,
 }

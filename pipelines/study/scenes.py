@@ -19,11 +19,13 @@ import torch
 from ...core.batch import Progress
 from ...core.checkpoints.model_dir import load_model
 from ...core.config_tree import from_plain, to_plain
+from ...core.encoders.vit import ViT
 from ...core.heads.pool import Pooling
 from ...core.methods import build
 from ...core.noise import Noise
 from ...core.training.engine import PlainEngine
 from ...core.training.optim import OptimConfig
+from ...datasets.order import num_steps
 from ...domains.domain import get_domain
 from ..efficiency import Efficiency
 from ..features import Source, image_source, pixel_sources, random_method
@@ -62,10 +64,10 @@ def timing_unit() -> Unit:
 
 
 def time_steps(work: Path, recipes: Mapping[str, Any]) -> Numbers:
-    """Measure steps of each method, in turns, from stored samples to new weights.
+    """Measure epochs of each method, in turns, from stored samples to new weights.
 
     Returns:
-        median seconds a step, by method.
+        seconds an epoch, by method: the median step times the steps.
     """
     group = open_group(work / NAME)
     steps = {name: _steps(from_plain(Recipe, plain), group) for name, plain in recipes.items()}
@@ -76,8 +78,11 @@ def time_steps(work: Path, recipes: Mapping[str, Any]) -> Numbers:
             for _ in range(_STEPS):
                 next(step)
             taken[name].append((time.perf_counter() - start) / _STEPS)
+    num = {
+        name: num_steps(len(group.store), plain["batch_size"]) for name, plain in recipes.items()
+    }
     # The first turn warms up.
-    return {name: statistics.median(values[1:]) for name, values in taken.items()}
+    return {name: num[name] * statistics.median(v[1:]) for name, v in taken.items()}
 
 
 def _steps(chosen: Recipe, group: OpenGroup) -> Iterator[None]:
@@ -101,10 +106,9 @@ def _steps(chosen: Recipe, group: OpenGroup) -> Iterator[None]:
         yield
 
 
-def equal_time(epochs: int, seconds: Mapping[str, float]) -> dict[str, int]:
-    """Return the epochs of each method that take the time of `epochs` of SelectiveMAE."""
-    budget = epochs * seconds["SelectiveMAE"]
-    return {method: max(1, round(budget / seconds[method])) for method in RECIPES}
+def equal_time(epochs: int, seconds: Mapping[str, float], of: str) -> dict[str, int]:
+    """Return the epochs of everything that was timed that take the time of `epochs` of one."""
+    return {name: max(1, round(epochs * seconds[of] / cost)) for name, cost in seconds.items()}
 
 
 def units(study: Study, epochs: Mapping[str, int]) -> list[Unit]:
@@ -142,22 +146,26 @@ def normaliser_of(group: OpenGroup):
     return get_domain(group.meta.domain).normaliser(group.normaliser_dict)
 
 
-def pretrain_and_probe(work: Path, method: str, recipe: Mapping[str, Any]) -> Numbers:
-    """Pre-train on all images without labels, then probe the frozen encoder."""
-    path, started = model_path(work, method, recipe), time.process_time()
+def pretrained(work: Path, method: str, recipe: Mapping[str, Any]) -> ViT:
+    """Pre-train on all images without labels and return the encoder."""
+    path = model_path(work, method, recipe)
     config = PretrainConfig(
-        recipe=RECIPES[method],
         data=work / NAME,
         out=path.parent,
         split="all",
         efficiency=Efficiency(num_threads=1, log_every=50, device="cpu", keep=1),
     )
-    chosen = from_plain(Recipe, recipe)
-    pretrain(with_recipe(config, chosen))
+    pretrain(with_recipe(config, from_plain(Recipe, recipe)))
+    return load_model(path).method.encoder.eval()
+
+
+def pretrain_and_probe(work: Path, method: str, recipe: Mapping[str, Any]) -> Numbers:
+    """Pre-train, then probe the frozen encoder on the official test part."""
+    started = time.process_time()
+    encoder = pretrained(work, method, recipe)
     minutes = (time.process_time() - started) / 60
-    encoder = load_model(path).method.encoder.eval()
     source = image_source(method, encoder, Pooling())
-    return {"cpu_minutes": minutes, **probe(work, source, chosen)}
+    return {"cpu_minutes": minutes, **probe(work, source, from_plain(Recipe, recipe))}
 
 
 def probe_random(work: Path, recipe: Mapping[str, Any]) -> Numbers:
@@ -249,10 +257,10 @@ def goals(results: Mapping[str, Numbers], seeds: int) -> list[str]:
 
 
 def run(study: Study) -> tuple[dict[str, Numbers], dict[str, int], dict[str, float]]:
-    """Do all units; returns their numbers, the epochs of each method and seconds a step."""
+    """Do all units; returns their numbers, the epochs of each method and seconds an epoch."""
     scenes_store(study.samples, study.work)
     timing = run_units([timing_unit()], study, "scenes: timing")["timing"]
-    epochs = equal_time(EPOCHS, timing)
+    epochs = equal_time(EPOCHS, timing, "SelectiveMAE")
     return run_units(units(study, epochs), study, NAME), epochs, timing
 
 
@@ -264,7 +272,7 @@ def section(study: Study) -> Section:
         m: statistics.fmean(mean_of(results, m, "cpu_minutes", study.seeds)) for m in RECIPES
     }
     budget = "; ".join(
-        f"{m} {epochs[m]} epochs of {1000 * timing[m]:.0f} ms a step, {minutes[m]:.1f} CPU minutes"
+        f"{m} {epochs[m]} epochs of {timing[m]:.1f} s, {minutes[m]:.1f} CPU minutes"
         for m in RECIPES
     )
     shape = recipe("SelectiveMAE", 0, EPOCHS)
