@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..errors import UsageError, WeightsError
+from ..errors import UsageError, UserError, WeightsError
 from ..grid import Grid
 from ..method import Method
 from ..methods import (
@@ -26,7 +27,8 @@ from ..methods import (
 from ..positions import resize
 from .reading import State, read_tensors
 
-Fate = Literal["loaded", "resized", "fresh", "ignored"]
+Fate = Literal["loaded", "resized", "ignored", "fresh"]
+FATES: tuple[Fate, ...] = get_args(Fate)
 ENCODER = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
 # Widths of the published sizes; head counts are not stored in any checkpoint.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
@@ -66,7 +68,16 @@ class Imported:
     def summary(self) -> str:
         """Return counts per fate, in words."""
         counts = Counter(row.fate for row in self.fates)
-        return ", ".join(f"{counts[f]} {f}" for f in ("loaded", "resized", "fresh", "ignored"))
+        return ", ".join(f"{counts[fate]} {fate}" for fate in FATES)
+
+
+def fresh_parts(fates: Sequence[TensorFate]) -> list[str]:
+    """Return the parts of a method that no file has trained, sorted; empty when all was there.
+
+    They are named like `heads.pixels`; what such a part says means nothing.
+    """
+    names = (row.name.split(".") for row in fates if row.fate == "fresh")
+    return sorted({".".join(words[:2] if words[0] == "heads" else words[:1]) for words in names})
 
 
 def rename(state: Mapping[str, Tensor], name: str) -> tuple[State, list[TensorFate]]:
@@ -122,14 +133,16 @@ def load_into(
             raise WeightsError(
                 f"tensor {name!r} {tuple(value.shape)}",
                 "has no counterpart in the method",
-                "check depth and options of the method against the file",
+                "check depth and options of the method against the file, and that it is a file of "
+                "this method",
             )
         fitted = _fit_table(method, name, value, own[name])
         if fitted.shape != own[name].shape:
             raise WeightsError(
                 f"tensor {name!r} {tuple(value.shape)}",
                 f"does not fit {tuple(own[name].shape)}",
-                "check patch size, width and channels of the method against the file",
+                "check patch size, width and channels of the method against the file, and that it "
+                "is a file of this method",
             )
         fate: Fate = "loaded" if fitted is value else "resized"
         fates.append(TensorFate(name, fate, tuple(value.shape)))
@@ -273,11 +286,32 @@ def import_published(
         WeightsError: when the file cannot be trusted or does not fit.
         UsageError: when something has to be given that the file does not tell.
     """
-    state = source if isinstance(source, Mapping) else read_tensors(source)
-    tensors, ignored = rename(state, name)
+    if not isinstance(source, Mapping):
+        state = read_tensors(source)
+        with _naming(source):
+            return import_published(
+                state,
+                name,
+                config=config,
+                grid=grid,
+                image_size=image_size,
+                num_heads=num_heads,
+                decoder_heads=decoder_heads,
+                allow_partial=allow_partial,
+            )
+    tensors, ignored = rename(source, name)
     if config is None:
-        config = infer_config(state, name, num_heads=num_heads, decoder_heads=decoder_heads)
-    method = build(config, grid or infer_grid(state, image_size))
+        config = infer_config(source, name, num_heads=num_heads, decoder_heads=decoder_heads)
+    method = build(config, grid or infer_grid(source, image_size))
     tensors = {key: value.to(torch.float32) for key, value in tensors.items()}
     fates = load_into(method, tensors, allow_partial=allow_partial)
     return Imported(method, config, (*fates, *ignored))
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Put the file in front of what is said about its tensors."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{path}: {error.subject}", error.reason, error.remedy) from error

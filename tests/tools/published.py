@@ -1,0 +1,31 @@
+"""Checkpoints as authors release them: published names, wrappers, a decoder or none."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mimkit.core.grid import Grid
+from mimkit.core.methods import METHODS, DecoderConfig, EncoderConfig, build
+
+ENCODER = EncoderConfig(embed_dim=192, depth=2, num_heads=3, patch_size=8, mlp_ratio=2.0)
+DECODER = DecoderConfig(dim=256, depth=1, num_heads=8)
+
+
+def published_state(name: str = "mae", side: int = 32, channels: int = 3) -> dict[str, Tensor]:
+    """Return the weights of a method under the names of its released files."""
+    row = METHODS[name]
+    config = row.config(encoder=ENCODER, decoder=DECODER)
+    method = build(config, Grid.for_image((side, side), 8, channels))
+    back = {ours: theirs for theirs, ours in row.decoder_names.items()}
+    state = {}
+    for key, value in method.state_dict().items():
+        head = next((h for h in back if key == h or key.startswith(h + ".")), None)
+        new = key.removeprefix("encoder.") if head is None else back[head] + key[len(head) :]
+        state[new] = torch.randn_like(value) * 0.02
+    return state
+
+
+def encoder_only(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave the decoder out, as the files for fine-tuning do."""
+    return {k: v for k, v in state.items() if not k.startswith(("mask_token", "decoder"))}
