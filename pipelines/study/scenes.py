@@ -46,7 +46,7 @@ RECIPES = {
     "MAE": "satellite/mae-tiny",
 }
 FEW, DRAWS = 10, 8
-EPOCHS = 30  # of SelectiveMAE; the other method gets the same time
+EPOCHS = 15  # of SelectiveMAE; the other method gets the same time
 _TURNS, _STEPS = 12, 4
 
 
