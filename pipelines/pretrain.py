@@ -272,16 +272,6 @@ def make_job(
             device=device,
         )
 
-    pruning = None
-    if recipe.pruning.prob:
-        pruning = InfoBatch(
-            len(rows),
-            recipe.epochs,
-            recipe.seed,
-            prune_prob=recipe.pruning.prob,
-            full_share=recipe.pruning.full_share,
-            device=device,
-        )
     num_tokens = method.mask.num_visible + method.mask.num_predict
     return Job(
         folder,
@@ -292,8 +282,22 @@ def make_job(
         recipe.seed,
         efficiency,
         SpeedMeter(training_flops(method), num_tokens, device),
-        pruning,
+        make_pruning(recipe, len(rows), device),
         held_out_loss(config, recipe, method, group, domain, normaliser, device),
+    )
+
+
+def make_pruning(recipe: Recipe, num_samples: int, device: torch.device) -> InfoBatch | None:
+    """Return what chooses the samples of an epoch, None to visit all."""
+    if not recipe.pruning.prob:
+        return None
+    return InfoBatch(
+        num_samples,
+        recipe.epochs,
+        recipe.seed,
+        prune_prob=recipe.pruning.prob,
+        full_share=recipe.pruning.full_share,
+        device=device,
     )
 
 
