@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..encoders.vit import ViT
 from ..errors import UsageError, WeightsError
 from ..files import replacing, write_text
 from ..grid import Grid
-from .model_dir import CONFIG_FILE, load_model, read_config, verified
+from .model_dir import CONFIG_FILE, LoadedModel, load_model, read_config, verified
 
 TOLERANCE = 1e-4
 
@@ -66,12 +65,15 @@ def timm_arguments(encoder: ViT) -> dict[str, Any]:
     }
 
 
-def export_timm(directory: str | Path, out: str | Path) -> Path:
+def export_timm(
+    model: str | Path | LoadedModel, out: str | Path, images: Float[Tensor, "b c *s"] | None = None
+) -> Path:
     """Write `model.safetensors` and `config.json` for timm's VisionTransformer.
 
     Args:
-        directory: a model directory.
+        model: a model directory, or what was loaded from one.
         out: folder that is made; `VisionTransformer(**config["timm"])` takes the weights strictly.
+        images: normalised images to compare on, real ones if there are any; noise otherwise.
 
     Raises:
         UsageError: when timm has no such model.
@@ -79,7 +81,7 @@ def export_timm(directory: str | Path, out: str | Path) -> Path:
     """
     from timm.models.vision_transformer import VisionTransformer
 
-    loaded = load_model(directory)
+    loaded = _loaded(model)
     encoder = loaded.method.encoder.eval()
     arguments = timm_arguments(encoder)
     sizes: dict[str, Any] = {
@@ -88,7 +90,7 @@ def export_timm(directory: str | Path, out: str | Path) -> Path:
     theirs = VisionTransformer(**sizes).eval()
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     theirs.load_state_dict(state, strict=True)
-    images = probe(encoder.grid)
+    images = probe(encoder.grid) if images is None else images
     with torch.no_grad():
         require_equal(theirs.forward_features(images), encoder(images), "timm's VisionTransformer")
     out = Path(out)
@@ -113,9 +115,9 @@ def export_hub(directory: str | Path, out: str | Path) -> Path:
 
 
 def export_onnx(
-    directory: str | Path,
+    model: str | Path | LoadedModel,
     out: str | Path,
-    preprocess: Callable[[Mapping[str, Any]], nn.Module] | None = None,
+    preprocess: nn.Module | None = None,
     samples: Float[Tensor, "b c *s"] | None = None,
 ) -> Path:
     """Write `encoder.onnx` and compare it with onnxruntime before it gets its name.
@@ -123,11 +125,10 @@ def export_onnx(
     The image size is the one of pre-training; only the number of images is free.
 
     Args:
-        directory: a model directory.
+        model: a model directory, or what was loaded from one.
         out: folder that is made.
-        preprocess: makes the module that turns stored numbers into the encoder's input from the
-            model's normaliser; it becomes part of the graph.
-        samples: inputs to compare on, real ones if there are any; noise otherwise.
+        preprocess: turns stored numbers into the encoder's input; it becomes part of the graph.
+        samples: inputs of the graph to compare on, real ones if there are any; noise otherwise.
 
     Raises:
         UsageError: when onnx or onnxruntime is not installed.
@@ -140,22 +141,25 @@ def export_onnx(
         raise UsageError(
             "export to onnx", f"needs {error.name}", "pip install onnx onnxruntime"
         ) from error
-    loaded = load_model(directory)
+    loaded = _loaded(model)
     encoder = loaded.method.encoder.eval()
-    ready = preprocess(loaded.normaliser) if preprocess else None
-    model = Preprocessed(encoder, ready).eval()
+    whole = Preprocessed(encoder, preprocess).eval()
     images = probe(encoder.grid) if samples is None else samples.float()
     out = Path(out)
     with replacing(out / "encoder.onnx") as temporary:
-        write_onnx(model, images, temporary)
+        write_onnx(whole, images, temporary)
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         doubled = torch.cat([images, images])
         (got,) = session.run(None, {"images": doubled.numpy()})
         with torch.no_grad():
-            require_equal(torch.as_tensor(got), model(doubled), "onnxruntime")
-    content = {"normaliser_inside": ready is not None, "normaliser": loaded.normaliser}
+            require_equal(torch.as_tensor(got), whole(doubled), "onnxruntime")
+    content = {"normaliser_inside": preprocess is not None, "normaliser": loaded.normaliser}
     write_text(out / CONFIG_FILE, json.dumps(content, indent=1) + "\n")
     return out
+
+
+def _loaded(model: str | Path | LoadedModel) -> LoadedModel:
+    return model if isinstance(model, LoadedModel) else load_model(model)
 
 
 def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
@@ -191,6 +195,3 @@ def require_equal(got: Tensor, wanted: Tensor, who: str) -> None:
             f"computes other features (largest difference {worst:.1e} of the range)",
             "do not use this export; update the library and try again",
         )
-
-
-EXPORTERS = {"timm": export_timm, "onnx": export_onnx, "hub": export_hub}

@@ -126,7 +126,7 @@ def test_onnx_has_the_normaliser_inside(tmp_path: Path) -> None:
             return images / 2 - 1
 
     folder = written(tmp_path / "model", CONFIGS[1])
-    out = exporters.export_onnx(folder, tmp_path / "onnx", preprocess=lambda _: Halve())
+    out = exporters.export_onnx(folder, tmp_path / "onnx", preprocess=Halve())
     session = onnxruntime.InferenceSession(
         str(out / "encoder.onnx"), providers=["CPUExecutionProvider"]
     )

@@ -1,0 +1,124 @@
+"""A trained encoder for other libraries, opened again and compared before it gets its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from ..core.checkpoints.exporters import export_hub, export_onnx, export_timm, probe
+from ..core.checkpoints.model_dir import CONFIG_FILE, LoadedModel, load_model, read_config
+from ..core.errors import UsageError, WeightsError
+from ..domains.domain import Normaliser
+from .progress import say
+from .scenes import model_normaliser
+from .stores import open_group
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a model's encoder for other libraries.
+
+    timm: weights that timm's VisionTransformer takes strictly, for normalised images. onnx: a graph
+    from the numbers of files to features, with the normaliser inside. hub: a checked copy of the
+    whole model directory.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """Model directory, pre-trained or fine-tuned; of the latter the encoder is taken."""
+    to: Literal["timm", "onnx", "hub"]
+    """What to write."""
+    out: Path
+    """Folder that is made."""
+    samples: Path | None = None
+    """Store whose samples the export is compared on; noise when not given."""
+    group: str | None = None
+    """Group of the store, when it holds several."""
+    num_samples: int = 4
+    """Samples that are compared."""
+
+
+def run(config: ExportConfig) -> Path:
+    """Write the export and return its folder.
+
+    Raises:
+        UsageError: for a folder that holds a model, or a kind that the model cannot become.
+        WeightsError: when the model cannot be read, or the export computes other features.
+        DataError: when the store cannot be read.
+    """
+    check_out(config)
+    if config.to == "hub":
+        if config.samples is not None:
+            hint = "leave it out, or export to timm or onnx"
+            raise UsageError("--samples", "a copy has nothing to compare", hint)
+        export_hub(config.model, config.out)
+        say(f"{config.out}: a copy of {config.model}, every file checked")
+        return config.out
+    loaded = load_model(config.model)
+    domain, normaliser = model_normaliser(config.model, loaded.normaliser)
+    stored = stored_samples(config, loaded, normaliser)
+    what = "noise" if stored is None else f"{len(stored)} samples of {config.samples}"
+    if config.to == "timm":
+        export_timm(loaded, config.out, None if stored is None else normaliser(stored))
+        say(f"{config.out}: weights for timm's VisionTransformer, features equal on {what}")
+        return config.out
+    module = domain.export_module(normaliser)
+    with torch.no_grad():
+        images = module.invert(probe(loaded.method.grid)) if stored is None else as_float(stored)
+    export_onnx(loaded, config.out, module, images)
+    say(f"{config.out}: encoder.onnx with its normaliser, features equal on {what}")
+    return config.out
+
+
+def check_out(config: ExportConfig) -> None:
+    """Raise UsageError for a folder in which an export would destroy a model."""
+    if config.out.is_file():
+        raise UsageError(f"--out {config.out}", "is a file", "give a folder")
+    if config.num_samples < 1:
+        raise UsageError(f"--num-samples {config.num_samples}", "is below 1", "use 1 or more")
+    if not (config.out / CONFIG_FILE).exists():
+        return
+    try:
+        read_config(config.out)
+    except WeightsError:
+        return  # an earlier export, which is replaced
+    raise UsageError(f"--out {config.out}", "holds a model", "give another folder")
+
+
+def stored_samples(
+    config: ExportConfig, loaded: LoadedModel, normaliser: Normaliser
+) -> Shaped[np.ndarray, "b c *s"] | None:
+    """Return samples of the store as it holds them, in the size of the encoder; None without one.
+
+    Raises:
+        UsageError: for a store with other bands.
+        DataError: when the store cannot be read.
+    """
+    if config.samples is None:
+        return None
+    group = open_group(config.samples, config.group)
+    normaliser.check_bands(group.meta.bands, f"--samples {config.samples}")
+    last = len(group.store) - 1
+    rows = np.linspace(0, last, min(config.num_samples, last + 1)).round().astype(np.int64)
+    return nearest(group.store.read(np.unique(rows)).pixels, loaded.method.grid.image_size)
+
+
+def nearest(
+    images: Shaped[np.ndarray, "b c *s"], size: tuple[int, ...]
+) -> Shaped[np.ndarray, "b c *t"]:
+    """Return images of another size whose values all occur in them."""
+    for axis, length in enumerate(size, start=2):
+        before = images.shape[axis]
+        images = images.take(np.arange(length) * before // length, axis=axis)
+    return images
+
+
+def as_float(stored: Shaped[np.ndarray, "b c *s"]) -> Float[Tensor, "b c *s"]:
+    """Return stored numbers as the float32 that a graph takes."""
+    return torch.from_numpy(stored.astype(np.float32))
