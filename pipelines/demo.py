@@ -26,7 +26,7 @@ RECIPE = "satellite/selectivemae-pixels-tiny"
 class DemoConfig:
     """Go from a scene to a land-cover map and a report, in a few minutes on two CPU cores.
 
-    The pixels come with the package: a part of a Landsat-8 scene (May 2020, Itaipu dam) with 43
+    The pixels come with the package: a part of a Landsat-8 scene (May 2020, Itaipu dam) with 74
     labelled polygons. Every step is printed as the command that does it. Give the command again
     after an interruption: it continues, and what is finished is not done twice.
     """
@@ -41,6 +41,8 @@ class DemoConfig:
     """`cpu`, `cuda` or `auto` (cuda when there is one)."""
     num_threads: int | None = None
     """CPU threads; torch's own choice when not given."""
+    scenes_only: bool = False
+    """Only copy the scene and its labels to OUT/scenes, to run the commands by hand."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def run(config: DemoConfig) -> None:
     layout = Layout.below(config.out)
     say(f"The scene and its labels: {layout.scenes} (sources: {layout.scenes / ATTRIBUTION})")
     unpack(layout.scenes)
+    if config.scenes_only:
+        return
     steps = plan(config)
     for number, step in enumerate(steps, start=1):
         carry_out(step, number, len(steps))
@@ -194,12 +198,11 @@ def plan(config: DemoConfig) -> list[Step]:
 def curate_words(at: Layout) -> tuple[str, ...]:
     """Return the command that makes the store.
 
-    Half-overlapping tiles give a small scene more of them; cells of 5 km keep the parts apart; the
-    seed is one for which every part has all classes.
+    Half-overlapping tiles give a small scene more of them; cells of 5 km keep the parts apart.
     """
     return (
         *("curate", str(at.scenes), "--out", str(at.store), "--masks", str(at.scenes / LABELS)),
-        *("--size", "64", "--stride", "32", "--cell-km", "5", "--seed", "2"),
+        *("--size", "64", "--stride", "32", "--cell-km", "5"),
         *("--fractions", "0.7", "0.1", "0.2"),
         *("--collection", "landsat8-itaipu", "--licence", "public domain"),
     )

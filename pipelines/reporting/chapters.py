@@ -164,8 +164,11 @@ def reconstruction_section(
 ) -> tuple[tuple[Block, ...], Reconstructed | None]:
     """Return pictures of held-out images, and what they tell."""
     method = loaded.method
-    if not any(isinstance(head.target, PixelTarget) for head in method.objectives.values()):
+    heads = [n for n, h in method.objectives.items() if isinstance(h.target, PixelTarget)]
+    if not heads:
         return (Text(f"{method.name} predicts no pixels, so there is nothing to show."),), None
+    if heads[0] in untrained_heads(loaded):
+        return (Text("The decoder was never trained, so its guesses are not shown."),), None
     domain = get_domain(group.meta.domain)
     normaliser = domain.normaliser(loaded.normaliser)
     normaliser.check_bands(group.meta.bands, str(group.store.path))

@@ -62,35 +62,39 @@ def line_of(
     return next(chosen, None)
 
 
-def others(found: Evaluation) -> list[ProbeScore]:
-    """Return the lines that a model is compared with: linear probe, all labels."""
+def others(found: Evaluation, probe: str) -> list[ProbeScore]:
+    """Return the lines that a model is compared with, all labels."""
     names = dict.fromkeys(p.features for p in found.probes if p.features != MODEL)
-    lines = (line_of(found.probes, name) for name in names)
+    lines = (line_of(found.probes, name, probe) for name in names)
     return [line for line in lines if line is not None]
 
 
-def gain(model: ProbeScore, other: ProbeScore) -> float:
-    """Return by how much the model's balanced accuracy is higher."""
-    return model.balanced - other.balanced
+def difference(model: ProbeScore, other: ProbeScore) -> tuple[float, int]:
+    """Return by how much the model's balanced accuracy is higher, and whether that says something.
+
+    Returns:
+        the difference; and 1 for better, -1 for worse, 0 within the spread of both.
+    """
+    found = model.balanced - other.balanced
+    spread = max(_SMALL, model.balanced_std + other.balanced_std)
+    return found, 0 if abs(found) <= spread else (1 if found > 0 else -1)
 
 
 def in_words(model: ProbeScore, other: ProbeScore) -> str:
     """Say in words how the model compares with other features."""
-    difference = gain(model, other)
-    spread = max(_SMALL, model.balanced_std + other.balanced_std)
-    if abs(difference) <= spread:
-        word = "about the same as"
-    else:
-        word = "better than" if difference > 0 else "worse than"
-    return f"{word} {other.features} ({other.balanced:.3f}, difference {difference:+.3f})"
+    found, sign = difference(model, other)
+    word = {1: "better than", 0: "about the same as", -1: "worse than"}[sign]
+    return f"{word} {other.features} ({other.balanced:.3f}, difference {found:+.3f})"
 
 
-def beats_random(found: Evaluation) -> bool | None:
-    """Say whether the model is better than random initialisation; None when not measured."""
-    model, random = line_of(found.probes, MODEL), line_of(found.probes, RANDOM)
-    if model is None or random is None:
-        return None
-    return gain(model, random) > max(_SMALL, model.balanced_std + random.balanced_std)
+def against_random(found: Evaluation) -> dict[str, int]:
+    """Return per probe whether the model is better (1), the same (0) or worse (-1) than random."""
+    signs = {}
+    for probe in dict.fromkeys(p.probe for p in found.probes):
+        model, random = (line_of(found.probes, name, probe) for name in (MODEL, RANDOM))
+        if model is not None and random is not None:
+            signs[probe] = difference(model, random)[1]
+    return signs
 
 
 def probe_blocks(found: Evaluation) -> tuple[Block, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from ..evaluate import Evaluation
 from .blocks import Tone, Verdict
 from .facts import RunFacts
-from .probes import MODEL, beats_random, in_words, line_of, others
+from .probes import MODEL, against_random, in_words, line_of, others
 from .reconstructions import Reconstructed
 
 SLOW_DATA = 0.1
@@ -142,24 +142,40 @@ def _held_out(facts: RunFacts) -> list[str]:
 
 
 def _learned(found: Evaluation | None) -> str:
-    better = None if found is None else beats_random(found)
-    if better is None:
+    signs = {} if found is None else against_random(found)
+    if not signs:
         return "not probed"
-    if better:
-        return "the encoder is better than one with random weights"
-    return "the encoder is no better than one with random weights"
+    better = [probe for probe, sign in signs.items() if sign > 0]
+    worse = [probe for probe, sign in signs.items() if sign < 0]
+    if better and worse:
+        how = f"better than one with random weights in the {_and(better)} probe and worse in the "
+        return f"the encoder is {how}{_and(worse)} probe"
+    if not better:
+        word = "worse" if worse else "no better"
+        return f"the encoder is {word} than one with random weights"
+    where = "" if len(better) == len(signs) else f" in the {_and(better)} probe"
+    return f"the encoder is better than one with random weights{where}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names)
 
 
 def _probe_findings(found: Evaluation | None) -> list[str]:
-    model = None if found is None else line_of(found.probes, MODEL)
-    if found is None or model is None:
-        return []
-    compared = "; ".join(in_words(model, other) for other in others(found))
-    return [f"linear probe on frozen features: balanced accuracy {model.balanced:.3f}, {compared}"]
+    texts = []
+    for probe in () if found is None else dict.fromkeys(p.probe for p in found.probes):
+        assert found is not None
+        model = line_of(found.probes, MODEL, probe)
+        if model is not None:
+            compared = "; ".join(in_words(model, other) for other in others(found, probe))
+            score = f"balanced accuracy {model.balanced:.3f}"
+            texts.append(f"{probe} probe on frozen features: {score}, {compared}")
+    return texts
 
 
 def _probe_problems(found: Evaluation | None) -> list[str]:
-    if found is None or beats_random(found) is not False:
+    signs = {} if found is None else against_random(found)
+    if not signs or max(signs.values()) > 0:
         return []
     return [
         "pre-training has not made the features better for these labels: train longer or on more "

@@ -175,3 +175,10 @@ def test_the_whole_demo_runs_and_runs_again(
     assert again.count("is finished; nothing to do") == 2
     assert again.count("is there and up to date") == 3
     assert {p: p.read_bytes() for p in first} == first
+
+
+def test_the_scene_can_be_had_alone(tmp_path: Path) -> None:
+    assert main(["demo", "--out", str(tmp_path), "--scenes-only"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
+    names = {path.name for path in (tmp_path / "scenes").iterdir()}
+    assert names == {demo.SCENE, demo.LABELS, demo.ATTRIBUTION}

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from tiny_store import curate_tiny, finetune_tiny
 
+from mimkit.core.checkpoints.model_dir import load_model, save_model
 from mimkit.pipelines.cli import main
+from mimkit.pipelines.features import random_method
 from mimkit.pipelines.reporting import chapters
 
 PRETRAIN = ["Training", "Reconstructions of held-out images", "Probes"]
@@ -151,6 +153,27 @@ def test_classes_of_samples_are_shown_as_words(
     assert "fine-tuning for a class per sample" in text
     assert "only 8 labelled samples were tested" in text
     assert page.text.count("even") + page.text.count("odd") >= 6
+
+
+def test_guesses_of_a_decoder_without_training_are_not_shown(
+    pretrained: Path, dense_store: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(pretrained, run)
+    loaded = load_model(run / "model")
+    fresh = random_method(loaded.config, loaded.method.grid, 0)
+    loaded.method.heads.load_state_dict(fresh.heads.state_dict())
+    save_model(
+        run / "model",
+        loaded.method,
+        loaded.config,
+        normaliser=loaded.normaliser,
+        recipe="",
+        data=loaded.data,
+    )
+    page = report(tmp_path / "report.html", run, "--data", dense_store, "--samples", "1")
+    assert "The decoder was never trained, so its guesses are not shown." in page.text
+    assert any("its reconstructions mean nothing" in text for text in page.text)
 
 
 def test_names_are_escaped(pretrained: Path, dense_store: Path, tmp_path: Path) -> None:

@@ -222,11 +222,13 @@ def test_an_untrained_decoder_is_said() -> None:
     assert "the decoder of 'pixels' was never trained" in problem
 
 
-def evaluation(model: float, random: float) -> Evaluation:
-    def line(name: str, value: float, spread: float) -> ProbeScore:
+def evaluation(**scores: tuple[float, float]) -> Evaluation:
+    """Return scores of the model and of random weights, by probe."""
+
+    def line(probe: str, name: str, value: float, spread: float) -> ProbeScore:
         return ProbeScore(
             features=name,
-            probe="linear",
+            probe=probe,
             labels=None,
             accuracy=value,
             accuracy_std=spread,
@@ -235,6 +237,12 @@ def evaluation(model: float, random: float) -> Evaluation:
             num_draws=1 if name == "model" else 3,
         )
 
+    lines = [
+        line(probe, name, value, spread)
+        for name, place, spread in (("model", 0, 0.0), ("random initialisation", 1, 0.02))
+        for probe, values in scores.items()
+        for value in values[place : place + 1]
+    ]
     return Evaluation(
         model="m",
         data="d",
@@ -242,21 +250,45 @@ def evaluation(model: float, random: float) -> Evaluation:
         classes=("a", "b"),
         num_train=9,
         num_test=4,
-        probes=(line("model", model, 0.0), line("random initialisation", random, 0.02)),
+        probes=tuple(lines),
     )
 
 
-@pytest.mark.parametrize(("model", "better"), [(0.9, True), (0.71, False), (0.6, False)])
-def test_better_than_random_means_by_more_than_the_spread(model: float, better: bool) -> None:
-    verdict = pretrain_verdict(facts(), evaluation(model, 0.7), None)
-    word = "better" if better else "no better"
-    assert verdict.headline.endswith(f"the encoder is {word} than one with random weights")
-    assert bool(verdict.problems) is not better
-    assert f"balanced accuracy {model:.3f}" in verdict.findings[1]
+RANDOM_WEIGHTS = "than one with random weights"
+
+
+@pytest.mark.parametrize(
+    ("scores", "words", "fine"),
+    [
+        ({"linear": (0.9, 0.7)}, f"better {RANDOM_WEIGHTS}", True),
+        ({"linear": (0.71, 0.7)}, f"no better {RANDOM_WEIGHTS}", False),
+        ({"linear": (0.6, 0.7)}, f"worse {RANDOM_WEIGHTS}", False),
+        ({"linear": (0.9, 0.7), "kNN": (0.9, 0.8)}, f"better {RANDOM_WEIGHTS}", True),
+        (
+            {"linear": (0.71, 0.7), "kNN": (0.9, 0.8)},
+            f"better {RANDOM_WEIGHTS} in the kNN probe",
+            True,
+        ),
+        (
+            {"linear": (0.9, 0.7), "kNN": (0.7, 0.8)},
+            f"better {RANDOM_WEIGHTS} in the linear probe and worse in the kNN probe",
+            True,
+        ),
+    ],
+)
+def test_better_than_random_means_by_more_than_the_spread(
+    scores: dict[str, tuple[float, float]], words: str, fine: bool
+) -> None:
+    verdict = pretrain_verdict(facts(), evaluation(**scores), None)
+    assert verdict.headline.endswith(f"the encoder is {words}")
+    assert bool(verdict.problems) is not fine
+    for number, (probe, (model, _)) in enumerate(scores.items(), start=1):
+        text = f"{probe} probe on frozen features: balanced accuracy {model:.3f}"
+        assert verdict.findings[number].startswith(text)
 
 
 def test_the_probe_table_marks_the_best() -> None:
-    table = probe_blocks(evaluation(0.9, 0.7))[1]
+    table = probe_blocks(evaluation(linear=(0.9, 0.7)))[1]
     assert table.kind == "table"
     rows = table.cells  # type: ignore[union-attr]
     assert [cell.text for cell in rows[0]] == ["model", "0.900"]
