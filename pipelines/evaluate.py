@@ -285,10 +285,15 @@ def reconstruction_score(
 ) -> ReconstructionScore | None:
     """Score masked reconstruction of test images, spread evenly over the split.
 
-    None when it was not asked for, there is no image, or the model predicts no pixels.
+    None when it was not asked for, there is no image, or the model predicts no pixels: also when
+    its decoder came with no imported file and was never trained.
     """
     rows = group.rows(config.test)
-    pixels = any(isinstance(h.target, PixelTarget) for h in loaded.method.objectives.values())
+    fresh = loaded.extra.get("fresh", ())
+    pixels = any(
+        isinstance(head.target, PixelTarget) and f"heads.{name}" not in fresh
+        for name, head in loaded.method.objectives.items()
+    )
     if not config.reconstruct or not len(rows) or not pixels:
         return None
     amount = min(config.reconstruct, len(rows))

@@ -176,7 +176,8 @@ def _write(
     soft = MapSpec(geometry, names, scale=(1 / _PROBABILITY_STEPS,), tags=tags)
     with _both(out, spec, soft if config.probabilities else None) as (classes, probabilities):
         for line in scene.lines(tiling, score, len(names), config, "predict"):
-            winners = np.where(line.valid, line.scores.argmax(0), NODATA).astype(np.uint8)
+            winners = line.scores.argmax(0).astype(np.uint8)
+            winners[~line.valid] = NODATA
             counts += np.bincount(winners.ravel(), minlength=256)[: len(names)]
             classes.write(line.row, line.col, winners[None])
             if probabilities is not None:

@@ -237,11 +237,12 @@ class ModelScene:
             config: memory and batch size.
             label: what is shown with the progress.
         """
-        # Stored numbers and masks twice (one line is read ahead), scores three times (sum, mean,
-        # working copy).
+        # Stored numbers and masks twice (one line is read ahead) and as float32 while they are
+        # compared with "no data"; scores three times (sum, mean, working copy) and what is made of
+        # them.
         channels, item = len(self.scene.bands), np.dtype(self.scene.dtype).itemsize
-        pixel = 2 * (channels * (item + 1) + 1)
-        cell = pixel * math.prod(tiling.cell) + 3 * 4 * num_channels
+        pixel = 2 * (channels * (item + 1) + 1) + 4 * channels
+        cell = pixel * math.prod(tiling.cell) + 12 * num_channels + 24
         strips = tiling.strips(cell, config.memory_mb * 2**20)
 
         def walk() -> Iterator[Line]:

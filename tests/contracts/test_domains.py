@@ -223,3 +223,28 @@ def test_pictures(domain: Domain, meta: StoreMeta, stored: Samples, normaliser: 
     assert pictures.shape == (6, *meta.size[-2:], 3)
     assert pictures.min() == 0
     assert pictures.max() == 255
+
+
+def test_exports_hold_the_normaliser(
+    domain: Domain, meta: StoreMeta, stored: Samples, normaliser: Normaliser
+) -> None:
+    module = domain.export_module(normaliser)
+    images = torch.from_numpy(stored.pixels.astype(np.float32))
+    torch.testing.assert_close(module(images), normaliser(stored.pixels), rtol=1e-5, atol=1e-5)
+    inside = normaliser(stored.pixels)
+    torch.testing.assert_close(module(module.invert(inside)), inside, rtol=1e-3, atol=1e-3)
+
+
+def test_a_stated_scale_is_compared(meta: StoreMeta, normaliser: Normaliser) -> None:
+    ones, zeros = [1.0] * meta.num_channels, [0.0] * meta.num_channels
+    normaliser.check_scale(ones, zeros)
+    normaliser.check_scale(meta.scale, meta.offset)
+    with pytest.raises(DataError, match="states scale and offset"):
+        normaliser.check_scale([7.0, *ones[1:]], zeros, "scene.tif")
+
+
+def test_scene_bands_are_found_by_name(domain: Domain, normaliser: Normaliser) -> None:
+    turned = (*normaliser.bands[::-1], "something else")
+    assert domain.scene_bands(normaliser, turned) == normaliser.bands
+    with pytest.raises(UsageError, match=f"scene.tif: lacks {normaliser.bands[0]}"):
+        domain.scene_bands(normaliser, normaliser.bands[1:], "scene.tif")

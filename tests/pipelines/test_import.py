@@ -215,6 +215,12 @@ def test_imported_weights_can_be_fine_tuned_and_predict(encoder: Path, tmp_path:
     fractions = ["--fractions", "0.6", "0.2", "0.2", "--workers", "0"]
     assert main(["curate", images, "--out", store, *words, *fractions]) == 0
     assert run_import(encoder, tmp_path / "model", "--allow-partial") == 0
+    judge = ["evaluate", "--model", model, "--data", store, "--out", str(tmp_path / "judged")]
+    few = ["--few", "1", "--draws", "1", "--random-seeds", "1", "--test", "train"]
+    assert main([*judge, *few, "--train", "val"]) == 0
+    judged = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+    assert judged["probes"]
+    assert judged["reconstruction"] is None, "its decoder was never trained"
     tune = ["finetune", "--model", model, "--data", store, "--out", seg, "--epochs", "1"]
     assert main([*tune, "--optim.warmup-epochs", "0"]) == 0
     assert (
