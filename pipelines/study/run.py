@@ -38,9 +38,9 @@ def run_study(study: Study, parts: tuple[str, ...], out: Path) -> Path:
             write_picture(out / file, png)
         write_text(folder / f"{name}.md", section.text)
     page = out / "satellite.md"
-    found = [folder / f"{name}.md" for name in PARTS]
-    texts = [path.read_text(encoding="utf-8") for path in found if path.exists()]
-    write_text(page, "\n".join([heading(study), *texts]))
+    done = [name for name in PARTS if (folder / f"{name}.md").exists()]
+    texts = [(folder / f"{name}.md").read_text(encoding="utf-8") for name in done]
+    write_text(page, "\n".join([heading(study, done), *texts]))
     say(f"written: {page}")
     return page
 
@@ -51,16 +51,24 @@ def write_picture(path: Path, png: bytes) -> None:
         temporary.write_bytes(png)
 
 
-def heading(study: Study) -> str:
-    """Return the top of the page."""
+def heading(study: Study, done: list[str]) -> str:
+    """Return the top of the page, which says what is on it and what is not.
+
+    Args:
+        study: what was told.
+        done: parts that are on the page.
+    """
+    missing = [name for name in PARTS if name not in done]
+    parts = f" --parts {' '.join(done)}" if missing else ""
+    gap = f"\nNot run yet: {', '.join(missing)} (leave out `--parts`).\n" if missing else ""
     return f"""# What pre-training brings: satellite
 
 Everything on this page is written by one command, on two CPU cores, without a GPU:
 
 ```text
-mimkit evaluate --study satellite --samples FOLDER --out docs/results --seeds {study.seeds}
+mimkit evaluate --study satellite --samples FOLDER --out docs/results --seeds {study.seeds}{parts}
 ```
-
+{gap}
 FOLDER holds the public sample files that are named below. Finished pieces are kept: a killed
 study continues. Numbers are the mean ± sample deviation over {study.seeds} seeds. Settings
 were chosen without the test parts, which are scored once.
