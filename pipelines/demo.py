@@ -33,9 +33,9 @@ class DemoConfig:
 
     out: Path = Path("runs/demo")
     """Folder for everything that is made."""
-    epochs: int = 40
+    epochs: int = 50
     """Epochs of pre-training; more take longer and give a better encoder."""
-    finetune_epochs: int = 20
+    finetune_epochs: int = 12
     """Epochs of fine-tuning."""
     device: str = "auto"
     """`cpu`, `cuda` or `auto` (cuda when there is one)."""
@@ -170,6 +170,7 @@ def plan(config: DemoConfig) -> list[Step]:
             (
                 *("finetune", "--model", str(model), "--data", str(at.store)),
                 *("--out", str(at.finetuned), "--epochs", str(config.finetune_epochs)),
+                *("--batch-size", "8", "--optim.base-lr", "0.032"),
                 *("--optim.warmup-epochs", str(config.finetune_epochs // 10), *speed),
             ),
         ),
@@ -212,10 +213,12 @@ def pretrain_words(at: Layout, epochs: int) -> tuple[str, ...]:
     """Return the command that pre-trains.
 
     Small batches make many updates of few samples, which is what a minute on two cores can pay;
-    the base rate is for 256 samples, so it looks large.
+    the base rate is for 256 samples, so it looks large. Patches of 8 pixels are about the size of
+    what the polygons show.
     """
     return (
         *("pretrain", "--recipe", RECIPE, "--data", str(at.store), "--out", str(at.pretrained)),
+        *("--method.encoder.patch-size", "8"),
         *("--epochs", str(epochs), "--batch-size", "16", "--optim.base-lr", "0.048"),
         *("--optim.warmup-epochs", str(epochs // 10), "--efficiency.validate-every", "5"),
     )
