@@ -20,7 +20,7 @@ from ..domain import Valid
 from .augment import AugmentConfig, View, fit_size, random_view
 from .export import NormaliserModule
 from .normalise import Normaliser, fit_normaliser
-from .sensors import Band, Sensor, band_key, load_sensor, match_bands, unnamed
+from .sensors import Band, Sensor, band_key, load_sensor, match_bands, sensors_named, unnamed
 
 _RGB = (660.0, 560.0, 485.0)  # nm, centres of red, green and blue of most instruments
 _NEAR = 45.0  # nm, how far from it a band still shows the colour
@@ -118,15 +118,22 @@ class SatelliteDomain:
         A file that names none of its bands is taken by their places, if it has as many.
 
         Raises:
-            UsageError: naming the channels that are missing or ambiguous.
+            UsageError: naming the channels that are missing or ambiguous, or when the file's
+                official name says that it is of another sensor or delivery.
         """
+        sensor = _sensor(normaliser)
+        others = [other.name for other in sensors_named(str(subject))]
+        if sensor.files and others and sensor.name not in others:
+            reason = f"is of {' or '.join(others)} by its name, and {sensor.name} is wanted"
+            hint = "choose what fits, or rename it if its numbers were changed"
+            raise UsageError(subject, reason, hint)
         if unnamed(names):
             if len(names) == len(normaliser.bands):
                 return tuple(names)
             reason = f"names none of its {len(names)} bands"
             wanted = f"give a file with {', '.join(normaliser.bands)} in this order, or name them"
             raise UsageError(subject, reason, wanted)
-        found = match_bands(_sensor(normaliser), names, normaliser.bands, subject)
+        found = match_bands(sensor, names, normaliser.bands, subject)
         return tuple(found.values())
 
     def export_module(self, normaliser: AnyNormaliser) -> NormaliserModule:

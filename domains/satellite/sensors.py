@@ -267,6 +267,7 @@ def find_bands(
         UsageError: when two bands of the scene answer to one of the sensor.
     """
     found: dict[str, str] = {}
+    names = [name for name in names if not _NO_NAME.fullmatch(name)] or names
     for band in sensor.bands:
         keys = {band_key(name) for name in (band.name, *band.aliases)}
         hits = [name for name in names if band_key(name) in keys]
@@ -319,14 +320,19 @@ def guess_sensor(names: Sequence[str], dtype: str, uri: str = "") -> Sensor | No
         dtype: number type of its pixels.
         uri: its file or folder; products are recognised by their official names.
     """
-    parts = re.split(r"[/\\]", uri)
     fitting = [s for s in _all_sensors() if dtype in s.dtypes and find_bands(s, names)]
-    named = [s for s in fitting if any(re.search(f, part) for f in s.files for part in parts)]
+    named = [sensor for sensor in sensors_named(uri) if sensor in fitting]
     if not named:
         # Nothing but the names speaks for it, so all of them have to.
         named = [s for s in fitting if s.only and len(find_bands(s, names)) == len(names)]
         named = [s for s in named if len(s.bands) == len(names)]
     return named[0] if len(named) == 1 else None
+
+
+def sensors_named(uri: str) -> list[Sensor]:
+    """Return the sensors, with all their variants, whose products have such names."""
+    parts = re.split(r"[/\\]", uri)
+    return [s for s in _all_sensors() if any(re.search(f, part) for f in s.files for part in parts)]
 
 
 def _all_sensors() -> Iterator[Sensor]:

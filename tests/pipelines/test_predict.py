@@ -294,6 +294,29 @@ def test_models_that_cannot_predict_say_why(
     assert not out.exists()
 
 
+def test_a_product_of_another_sensor_is_refused_by_its_name(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Its fourth band is infrared, and red in the model.
+    name = "LE07_L1TP_224078_20020518.tif"
+    write_scene(tmp_path / name, scene_pixels(0))
+    assert predict(model, tmp_path / name, "--out", tmp_path / "map.tif") == 2
+    said = capsys.readouterr().err
+    assert f"{name}: is of landsat7-etm by its name, and landsat8-oli is wanted" in said
+    level2 = write_scene(tmp_path / "LC08_L2SP_224078_20200518.tif", scene_pixels(0))
+    assert predict(model, level2, "--out", tmp_path / "map.tif") == 2
+    assert "is of landsat8-oli@c2-l2 by its name" in capsys.readouterr().err
+
+
+def test_bands_without_a_name_are_not_taken_for_numbers(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.concatenate([scene_pixels(0), scene_pixels(1)[:1]])
+    write_scene(tmp_path / "a.tif", pixels, bands=("B1", "B2", "B3", ""))  # the reader: band_4
+    assert predict(model, tmp_path / "a.tif", "--out", tmp_path / "map.tif") == 2
+    assert "lacks B4 of sensor landsat8-oli" in capsys.readouterr().err
+
+
 def test_a_broken_scene_does_not_stop_the_others(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
