@@ -144,7 +144,7 @@ def test_few_labels_are_drawn_by_the_seed(class_store: Path, tmp_path: Path) -> 
     ("options", "said"),
     [
         (["--task", "classify"], "has no labels for classify; curate with --labels"),
-        (["--image-size", "30", "30"], "is not a multiple of the patch (8, 8)"),
+        (["--image-size", "30", "30"], "is not a multiple of the patch (4, 4)"),
         (["--drop-path", "2"], "drop_path 2.0: is outside of 0 to 0.99"),
         (["--train", "elsewhere"], "split 'elsewhere': is not known"),
         (["--optim.warmup-epochs", "9"], "optim.warmup_epochs 9.0: must lie in [0, 3)"),

@@ -148,7 +148,7 @@ def test_other_settings_are_another_run(
     words = ["pretrain", "--data", str(dense_store), "--out", str(pretrained), *TINY]
     assert main([*words, "--optim.base-lr", "0.5", "--seed", "4"]) == 2
     said = capsys.readouterr().err
-    assert "recipe.optim.base_lr 0.004 -> 0.5" in said
+    assert "recipe.optim.base_lr 0.0272 -> 0.5" in said
     assert "recipe.seed 3 -> 4" in said
     assert "choose another --out" in said
 
@@ -161,7 +161,7 @@ def test_other_settings_are_another_run(
             ["--batch-size", "999"],
             "is more than the 12 samples of split 'train'; use --batch-size 12",
         ),
-        (["--image-size", "30", "30"], "is not a multiple of the patch (8, 8); crop to 24"),
+        (["--image-size", "30", "30"], "is not a multiple of the patch (4, 4); crop to 28"),
         (["--method.mask-ratio", "0.999"], "mask_ratio"),
         (["--optim.warmup-epochs", "50"], "optim.warmup_epochs 50.0: must lie in [0, 3)"),
         (["--efficiency.micro-batch", "0"], "efficiency.micro_batch 0: is below 1; use 1 or more"),

@@ -76,6 +76,7 @@ def _table(path: Path, num_scenes: int) -> Path:
 TINY = [
     *("--image-size", "32", "32", "--epochs", "3", "--batch-size", "4", "--seed", "3"),
     *("--optim.warmup-epochs", "1", "--efficiency.num-threads", "1", "--efficiency.log-every", "1"),
+    *("--optim.base-lr", "0.0272", "--method.encoder.patch-size", "4"),
     *("--method.encoder.embed-dim", "16", "--method.encoder.depth", "2"),
     *("--method.encoder.num-heads", "2", "--method.decoder.dim", "16"),
     *("--method.decoder.depth", "1", "--method.decoder.num-heads", "2"),
