@@ -23,7 +23,9 @@ SERIES = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#eab308")
 _SMALL = (3.7, 2.3)  # inches
 _WIDE = (9.4, 3.1)
 _NUM_TICKS = 5
+_MANY = 60  # points from which a line is smoothed
 
+_NOISY = ("grad_norm", "images_per_s")
 _SPOKEN = {"balanced_accuracy": "balanced accuracy", "miou": "mean IoU"}
 
 Points = tuple[Sequence[float], Sequence[float]]
@@ -50,7 +52,8 @@ def curves(facts: RunFacts) -> tuple[Picture, ...]:
         steps, values = facts.series(name)
         if any(map(math.isfinite, values)):
             scaled = [value * factor for value in values]
-            made.append(line_chart(title, {title: (steps, scaled)}, unit, from_zero=from_zero))
+            line, noisy = {title: (steps, scaled)}, name in _NOISY
+            made.append(line_chart(title, line, unit, from_zero=from_zero, noisy=noisy))
     return tuple(made)
 
 
@@ -65,7 +68,7 @@ def _loss(facts: RunFacts) -> Picture:
     lines |= {f"training, {n.replace('_', ' ')}": facts.term(n) for n in facts.terms}
     held_out = facts.look("loss")
     points = {"held-out": held_out} if held_out[0] else {}
-    return line_chart("loss", lines, "", points=points, wide=True)
+    return line_chart("loss", lines, "", points=points, wide=True, noisy=True)
 
 
 def line_chart(
@@ -77,6 +80,7 @@ def line_chart(
     marked: bool = False,
     wide: bool = False,
     from_zero: bool = False,
+    noisy: bool = False,
 ) -> Picture:
     """Return curves over steps.
 
@@ -88,13 +92,19 @@ def line_chart(
         marked: draw marks on the lines too.
         wide: use the whole width of the page.
         from_zero: let the vertical axis begin at zero.
+        noisy: show the trend of long lines.
     """
     figure, axes = canvas(_WIDE if wide else _SMALL)
     everything = [*lines.items(), *(points or {}).items()]
     for number, (name, (steps, values)) in enumerate(everything):
         style = "o-" if marked or number >= len(lines) else "-"
         colour = SERIES[number % len(SERIES)]
-        axes.plot(steps, values, style, color=colour, lw=1.6, ms=3, label=name)
+        if (
+            noisy and style == "-" and len(values) >= _MANY
+        ):  # noise stays visible, the trend is in front
+            axes.plot(steps, values, style, color=colour, lw=0.8, alpha=0.35)
+            values = smoothed(values)
+        axes.plot(steps, values, style, color=colour, lw=1.7, ms=3, label=name)
     axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")
     axes.set_xlabel("step", fontsize=8)
     axes.set_ylabel(unit, fontsize=8)
@@ -106,6 +116,15 @@ def line_chart(
         axes.legend(frameon=False, fontsize=8 if wide else 7, labelcolor=INK, ncols=1 + wide)
     what = f"{title} over training steps"
     return Picture(figure_uri(figure), _described(what, lines), wide=wide)
+
+
+def smoothed(values: Sequence[float]) -> Float[np.ndarray, " n"]:
+    """Return the mean around each value over a twentieth of the series; NaN counts for nothing."""
+    numbers = np.asarray(values, np.float64)
+    window = np.ones(max(3, len(numbers) // 20) | 1)
+    known = np.isfinite(numbers)
+    total = np.convolve(np.where(known, numbers, 0.0), window, "same")
+    return total / np.maximum(np.convolve(known, window, "same"), 1.0)
 
 
 def _described(what: str, lines: Mapping[str, Points]) -> str:

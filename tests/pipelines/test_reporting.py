@@ -24,7 +24,7 @@ from mimkit.core.reconstruction import reconstruct
 from mimkit.domains.satellite.domain import SATELLITE
 from mimkit.pipelines.evaluate import Evaluation
 from mimkit.pipelines.probing import ProbeScore
-from mimkit.pipelines.reporting.charts import place_colours
+from mimkit.pipelines.reporting.charts import place_colours, smoothed
 from mimkit.pipelines.reporting.embedding import project
 from mimkit.pipelines.reporting.facts import RunFacts
 from mimkit.pipelines.reporting.pictures import HIDDEN, heat, overlay, picture_uri, shrink
@@ -155,6 +155,13 @@ def test_maps_do_not_depend_on_chance() -> None:
     colours = place_colours(np.array([5.0, 1.0, 3.0]), np.array([0.0, 1.0, 2.0]))
     assert colours[:, 0].tolist() == [240, 40, 140]
     assert colours[:, 2].tolist() == [40, 140, 240]
+
+
+def test_a_noisy_line_is_smoothed_without_bending_its_ends() -> None:
+    assert smoothed([2.0] * 100) == pytest.approx(np.full(100, 2.0))
+    line = [float(n) for n in range(100)]
+    assert smoothed(line)[10:90] == pytest.approx(np.array(line[10:90]))
+    assert smoothed([1.0, math.nan, 3.0]).tolist() == [1.0, 2.0, 3.0]
 
 
 def test_shown_answers_go_from_the_best_to_the_worst() -> None:
