@@ -39,15 +39,16 @@ def standardise(
         eps: added to the variance.
     """
     if weight is None:
-        correction = int(unbiased and values.shape[-1] > 1)
-        variance, mean = torch.var_mean(values, dim=-1, correction=correction, keepdim=True)
+        mean, total = values.mean(dim=-1, keepdim=True), values.new_tensor(values.shape[-1])
     else:
         total = weight.sum(dim=-1, keepdim=True).clamp_min(1.0)
         mean = (values * weight).sum(dim=-1, keepdim=True) / total
-        square = ((values - mean) * weight).square().sum(dim=-1, keepdim=True)
-        variance = square / (total - 1).clamp_min(1.0) if unbiased else square / total
+    centred = values - mean
+    counted = centred if weight is None else centred * weight
+    square = torch.linalg.vector_norm(counted, dim=-1, keepdim=True).square()
+    variance = square / (total - 1).clamp_min(1.0) if unbiased else square / total
     scale = (variance + eps).sqrt()
-    return (values - mean).div_(scale), PatchStatistics(mean, scale, variance)
+    return centred.div_(scale), PatchStatistics(mean, scale, variance)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def compare(
     for side in sides:
         side.check()
     say(f"{label}: memory of a step, each side in a process of its own")
-    peaks = [peak_growth(side, work) for side in sides]
+    peaks = [peak_growth(sides, place, work) for place in range(len(sides))]
     steps = {side.name: side.build(work) for side in sides}
     kept = [step.kept_bytes() for step in steps.values()]
     say(f"{label}: steps of {work.batch_size} images in turns for {seconds:.0f} s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ from ...core.grid import Grid
 from ...core.masking.plan import count
 from ...core.methods import MAEConfig
 from ...core.training.optim import resolved_lr
-from .steps import OPTIM, Step, Workload
+from .steps import OPTIM, Step, Workload, tiny
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,6 +41,10 @@ class Lightly:
             UsageError: when it is not installed.
         """
         lightly_modules()
+
+    def small(self) -> Lightly:
+        """Return the same with a tiny network."""
+        return replace(self, config=tiny(self.config))
 
     def build(self, work: Workload) -> Step:
         """Make the model and its optimiser."""

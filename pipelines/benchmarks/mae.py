@@ -53,6 +53,6 @@ READING = (
     "Ratios are medians over turns of the quotient of two neighbouring measurements; CPU time "
     "leaves out what other programs of the machine took.",
     "GFLOP by formula (three forwards, where gradients flow); MFU is that arithmetic per second "
-    "over the measured peak. Memory is that of fresh processes, imports left out; what is kept "
-    "for backward is exact, weights and images left out.",
+    "over the measured peak. What is kept for backward is exact, weights and images left out; "
+    "the peak is by how much three steps raise the memory of a fresh process, all imports done.",
 )

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from ...core.batch import Batch, Progress
 from ...core.grid import Grid
-from ...core.methods import MethodConfig, build
+from ...core.methods import DecoderConfig, EncoderConfig, MethodConfig, build
 from ...core.noise import Noise
 from ...core.training.engine import PlainEngine
 from ...core.training.flops import training_flops
 from ...core.training.optim import OptimConfig
 from .memory import in_child, peak_resident, resident, saved_bytes
 
+C = TypeVar("C", bound=MethodConfig)
 OPTIM = OptimConfig(warmup_epochs=0)
 _NUM_EPOCHS = 10
+_ENCODER = EncoderConfig(embed_dim=32, depth=1, num_heads=1)
+_DECODER = DecoderConfig(dim=32, depth=1, num_heads=1)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Step:
         return saved_bytes(self.run, [*self.model.state_dict().values(), self.images])
 
 
+def tiny(config: C) -> C:
+    """Return a method's configuration with a network that takes no time."""
+    return replace(config, encoder=_ENCODER, decoder=_DECODER)
+
+
 @runtime_checkable
 class Side(Protocol):
     """One side of a comparison; small enough to be sent to another process."""
@@ -90,6 +98,10 @@ class Side(Protocol):
         Raises:
             UsageError: when a package is missing.
         """
+        ...
+
+    def small(self) -> Side:
+        """Return the same with a network that takes no time."""
         ...
 
     def build(self, work: Workload) -> Step:
@@ -112,6 +124,10 @@ class Ours:
     def check(self) -> None:
         """Everything is there: nothing to import."""
 
+    def small(self) -> Ours:
+        """Return a step of the same method with a tiny network."""
+        return replace(self, config=tiny(self.config))
+
     def build(self, work: Workload) -> Step:
         """Make the method and its engine."""
         torch.manual_seed(0)
@@ -128,19 +144,30 @@ class Ours:
         return Step(method, images, run, training_flops(method).training)
 
 
-def peak_growth(side: Side, work: Workload, num_steps: int = 2) -> int:
+def peak_growth(sides: Sequence[Side], place: int, work: Workload, num_steps: int = 3) -> int:
     """Return by how many bytes a model, its optimiser and some steps raise the peak of a process.
 
-    It is measured in a fresh process after its imports, or as allocated on a GPU.
+    It is measured in a fresh process that has taken a tiny step of every side before, so that what
+    is imported, on the way too, is the same for all of them. On a GPU, allocated memory counts.
+
+    Args:
+        sides: what is compared.
+        place: which of them is measured.
+        work: what a step works on.
+        num_steps: steps that are made.
     """
-    return in_child(_peak_growth, side, work, num_steps)
+    return in_child(_peak_growth, tuple(sides), place, work, num_steps)
 
 
-def _peak_growth(side: Side, work: Workload, num_steps: int) -> int:
+def _peak_growth(sides: Sequence[Side], place: int, work: Workload, num_steps: int) -> int:
     torch.set_num_threads(work.num_threads)
-    side.check()
+    for side in sides:
+        side.check()
+        side.small().build(replace(work, batch_size=1)).run()
     before = resident()
-    step = side.build(work)
+    if torch.device(work.device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(work.device)
+    step = sides[place].build(work)
     for _ in range(num_steps):
         step.run()
     if torch.device(work.device).type == "cuda":

@@ -126,7 +126,7 @@ def test_a_child_measures_its_own_memory_only() -> None:
 def test_steps_raise_the_peak_of_their_process() -> None:
     side, work = Ours("ours", CONFIG), replace(TINY, batch_size=256, image_size=64)
     kept = side.build(work).kept_bytes()
-    assert 5e7 < kept < peak_growth(side, work, 1) < 10 * kept
+    assert 5e7 < kept < peak_growth([side], 0, work, 1) < 10 * kept
 
 
 def test_sides_take_turns_and_ratios_are_paired() -> None:
@@ -144,7 +144,7 @@ def test_sides_take_turns_and_ratios_are_paired() -> None:
 
 
 def test_a_comparison_has_a_row_per_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "peak_growth", lambda side, work: 5_000_000)
+    monkeypatch.setattr(compare, "peak_growth", lambda sides, place, work: 5_000_000)
     sides = [Ours("ours", CONFIG), Lightly("lightly", CONFIG)]
     rows, turns = compare.compare(sides, TINY, 0.0, "test")
     assert [row["side"] for row in rows] == ["ours", "lightly"]
@@ -192,7 +192,7 @@ def test_what_the_published_sizes_save_in_arithmetic() -> None:
 def test_parts_are_measured_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(compare, "peak_growth", lambda side, work: 5_000_000)
+    monkeypatch.setattr(compare, "peak_growth", lambda sides, place, work: 5_000_000)
     monkeypatch.setattr(mae, "METHOD", CONFIG)
     monkeypatch.setattr(selective, "BASE", CONFIG)
     small = SelectiveMAEConfig(encoder=CONFIG.encoder, decoder=CONFIG.decoder)
