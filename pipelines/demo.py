@@ -33,14 +33,14 @@ class DemoConfig:
 
     out: Path = Path("runs/demo")
     """Folder for everything that is made."""
-    epochs: int = 50
+    epochs: int = 80
     """Epochs of pre-training; more take longer and give a better encoder."""
     finetune_epochs: int = 12
     """Epochs of fine-tuning."""
     device: str = "auto"
     """`cpu`, `cuda` or `auto` (cuda when there is one)."""
-    num_threads: int | None = None
-    """CPU threads; torch's own choice when not given."""
+    num_threads: int = 1
+    """CPU threads; the network is so small that several mostly wait for each other."""
     scenes_only: bool = False
     """Only copy the scene and its labels to OUT/scenes, to run the commands by hand."""
 
@@ -143,9 +143,8 @@ def plan(config: DemoConfig) -> list[Step]:
     """Return the commands of the demo."""
     at = Layout.below(config.out)
     model, task = at.pretrained / "model", at.finetuned / "model"
-    speed = ["--efficiency.device", config.device]
-    if config.num_threads is not None:
-        speed += ["--efficiency.num-threads", str(config.num_threads)]
+    threads = str(config.num_threads)
+    speed = ("--efficiency.device", config.device, "--efficiency.num-threads", threads)
     evaluation = at.evaluation / "evaluation.json"
     device = ("--device", config.device)
     return [
@@ -161,6 +160,7 @@ def plan(config: DemoConfig) -> list[Step]:
                 *("evaluate", "--model", str(model), "--data", str(at.store)),
                 *("--out", str(at.evaluation), "--draws", "3", "--random-seeds", "2"),
                 *("--reconstruct", "32", "--device", "cpu"),
+                *("--num-threads", threads),
             ),
             evaluation,
             (model / CONFIG_FILE,),
@@ -170,7 +170,7 @@ def plan(config: DemoConfig) -> list[Step]:
             (
                 *("finetune", "--model", str(model), "--data", str(at.store)),
                 *("--out", str(at.finetuned), "--epochs", str(config.finetune_epochs)),
-                *("--batch-size", "8", "--optim.base-lr", "0.032"),
+                *("--batch-size", "8", "--optim.base-lr", "0.016"),
                 *("--optim.warmup-epochs", str(config.finetune_epochs // 10), *speed),
             ),
         ),
@@ -178,7 +178,7 @@ def plan(config: DemoConfig) -> list[Step]:
             "map the whole scene",
             (
                 *("predict", str(at.scenes / SCENE), "--model", str(task)),
-                *("--out", str(at.land_cover), *device),
+                *("--out", str(at.land_cover), *device, "--num-threads", threads),
             ),
             at.land_cover,
             (task / CONFIG_FILE,),
@@ -271,6 +271,9 @@ def closing(layout: Layout, shares: dict[str, float], seconds: float) -> str:
             f"\nDone in {seconds / 60:.1f} minutes.",
             *lines,
             "",
+            "See what pre-training is worth: the same fine-tuning from random weights",
+            f"  mimkit finetune --scratch --model {layout.pretrained / 'model'} --data {layout.store} "
+            "--out runs/scratch",
             "Try next, with your own scenes:",
             "  mimkit doctor",
             "  mimkit inspect SCENES",

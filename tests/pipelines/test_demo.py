@@ -156,7 +156,7 @@ def test_the_whole_demo_runs_and_runs_again(
 ) -> None:
     out = tmp_path / "demo"
     words = ["demo", "--out", str(out), "--epochs", "2", "--finetune-epochs", "2"]
-    words += ["--num-threads", "1", "--device", "cpu"]
+    words += ["--device", "cpu"]
     assert main(words) == 0
     at = Layout.below(out)
     said = capsys.readouterr().out
