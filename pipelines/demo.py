@@ -272,8 +272,8 @@ def closing(layout: Layout, shares: dict[str, float], seconds: float) -> str:
             *lines,
             "",
             "See what pre-training is worth: the same fine-tuning from random weights",
-            f"  mimkit finetune --scratch --model {layout.pretrained / 'model'} --data {layout.store} "
-            "--out runs/scratch",
+            f"  mimkit finetune --scratch --model {layout.pretrained / 'model'} "
+            f"--data {layout.store} --out runs/scratch",
             "Try next, with your own scenes:",
             "  mimkit doctor",
             "  mimkit inspect SCENES",
