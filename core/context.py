@@ -12,6 +12,7 @@ from torch import Tensor
 from .batch import Batch, Progress
 from .grid import Grid, patchify
 from .noise import Noise
+from .teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Context:
         noise: source of all random draws of the step.
         embed: returns the encoder's embedded tokens (b, n, d) without gradient, for mask
             strategies that look at content.
+        teacher: the method's teacher, for masks and targets that ask it; None without one.
     """
 
     images: Float[Tensor, "b c *s"]
@@ -38,6 +40,7 @@ class Context:
     progress: Progress
     noise: Noise
     embed: Callable[[], Tensor]
+    teacher: Teacher | None = None
 
     @property
     def batch_size(self) -> int:

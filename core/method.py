@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,9 +14,9 @@ from torch import Tensor, nn
 
 from .batch import Batch, Progress
 from .context import Context, make_context
+from .corruption import Corruption
 from .decoders.contract import Predictor
-from .encoders.contract import Features
-from .encoders.vit import ViT
+from .encoders.contract import Encoder, Features
 from .errors import UsageError
 from .grid import Grid
 from .masking.plan import MaskPlan
@@ -23,6 +25,7 @@ from .noise import Noise
 from .objectives.dense import TokenLoss
 from .objectives.reduce import reduce
 from .targets.contract import Target
+from .teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,61 @@ class Output:
     context: Context
 
 
-class Head(nn.Module):
-    """One objective: who predicts, what is true, how far apart, how much it counts.
+@dataclass(frozen=True)
+class HeadResult:
+    """What an objective computed.
+
+    Args:
+        per_sample: loss of every sample.
+        prediction: for the plan's predicted tokens; None when the objective predicts none.
+        per_token: loss of each predicted token; None when there is no such thing.
+        weight: how much each token counts.
+    """
+
+    per_sample: Float[Tensor, " b"]
+    prediction: Float[Tensor, "b p t"] | None = None
+    per_token: Float[Tensor, "b p"] | None = None
+    weight: Float[Tensor, "b p"] | None = None
+
+
+class Objective(nn.Module, ABC):
+    """One term of a method's loss.
+
+    Attributes:
+        weight: factor in the sum over objectives.
+    """
+
+    weight: float = 1.0
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Encoder blocks whose raw output is read."""
+        return ()
+
+    @abstractmethod
+    def forward(
+        self,
+        features: Features,
+        plan: MaskPlan,
+        context: Context,
+        earlier: Mapping[str, HeadResult],
+    ) -> HeadResult:
+        """Compute the loss of every sample.
+
+        Args:
+            features: of the encoder.
+            plan: roles of the tokens.
+            context: of the step.
+            earlier: results of the objectives in front of this one, by name.
+        """
+
+    @abstractmethod
+    def forward_flops(self, num_context: int, num_predict: int) -> int:
+        """Return the FLOP of one sample's forward; see `Predictor.forward_flops`."""
+
+
+class Head(Objective):
+    """One objective on tokens: who predicts, what is true, how far apart, how much it counts.
 
     Args:
         predictor: guesses the target of tokens.
@@ -76,14 +132,24 @@ class Head(nn.Module):
         return self.predictor(features, plan, index)
 
     def forward(
-        self, features: Features, plan: MaskPlan, context: Context
-    ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b p t"]]:
-        """Return the loss of each sample and the predictions."""
+        self,
+        features: Features,
+        plan: MaskPlan,
+        context: Context,
+        earlier: Mapping[str, HeadResult],
+    ) -> HeadResult:
+        """Compare predictions of the plan's tokens with the truth."""
+        del earlier
         prediction = self.predict(features, plan)
         with torch.no_grad():
             truth = self.target(context, plan.predict)
         per_token, weight = self.loss(prediction, truth)
-        return reduce(per_token, weight * plan.predict_weight), prediction
+        weight = weight * plan.predict_weight
+        return HeadResult(reduce(per_token, weight), prediction, per_token, weight)
+
+    def forward_flops(self, num_context: int, num_predict: int) -> int:
+        """Return the FLOP of the predictor."""
+        return self.predictor.forward_flops(num_context, num_predict)
 
 
 class Method(nn.Module):
@@ -93,8 +159,13 @@ class Method(nn.Module):
         name: the method's name in the table.
         grid: geometry of the images it is trained on.
         mask: strategy that gives every token its role.
-        encoder: represents visible tokens.
-        heads: objectives by name.
+        encoder: represents tokens.
+        heads: objectives by name, in the order in which they are computed.
+        corruption: what stands in for hidden tokens; None drops them, so that the encoder never
+            computes them.
+        neck: what is normalised last, see `Encoder.encode_patches`; a module of (last output, taps)
+            with the attribute `taps`.
+        teacher: slow copy of parts of this method, named by their path in it.
         min_valid: tokens with a smaller share of valid pixels are absent.
     """
 
@@ -103,24 +174,45 @@ class Method(nn.Module):
         name: str,
         grid: Grid,
         mask: MaskStrategy,
-        encoder: ViT,
-        heads: Mapping[str, Head],
+        encoder: Encoder,
+        heads: Mapping[str, Objective],
+        *,
+        corruption: Corruption | None = None,
+        neck: nn.Module | None = None,
+        teacher: Teacher | None = None,
         min_valid: float = 0.5,
     ) -> None:
         super().__init__()
         self.name, self.grid, self.mask, self.min_valid = name, grid, mask, min_valid
         self.encoder = encoder
         self.heads = nn.ModuleDict(heads)
+        self.corruption, self.neck, self.teacher = corruption, neck, teacher
 
     @property
-    def objectives(self) -> dict[str, Head]:
-        """The heads by name."""
-        return cast("dict[str, Head]", dict(self.heads.items()))
+    def objectives(self) -> dict[str, Objective]:
+        """All terms of the loss by name."""
+        return cast("dict[str, Objective]", dict(self.heads.items()))
 
     @property
     def taps(self) -> tuple[int, ...]:
-        """Encoder blocks whose raw output some head reads."""
-        return tuple(sorted({tap for head in self.objectives.values() for tap in head.taps}))
+        """Encoder blocks whose raw output some head or the neck reads."""
+        taps = {tap for head in self.objectives.values() for tap in head.taps}
+        return tuple(sorted(taps | set(getattr(self.neck, "taps", ()))))
+
+    @property
+    def num_encoded(self) -> int:
+        """Tokens that the encoder computes, prefix tokens not counted."""
+        return self.mask.num_visible if self.corruption is None else self.grid.num_tokens
+
+    def after_step(self, progress: Progress) -> None:
+        """Let the teacher follow; called after every update of the weights.
+
+        Args:
+            progress: where the run stood before the update.
+        """
+        if self.teacher is not None:
+            students = {name: self.get_submodule(name) for name in self.teacher.names}
+            self.teacher.update(students, progress)
 
     def context(self, batch: Batch, progress: Progress, noise: Noise) -> Context:
         """Cut a batch into tokens.
@@ -135,7 +227,20 @@ class Method(nn.Module):
                 f"do not fit a method made for {wanted} (channels, then pixels per axis)",
                 "crop the images, select the bands, or build the method for this size",
             )
-        return make_context(batch, self.grid, progress, noise, self.encoder.embed, self.min_valid)
+        context = make_context(
+            batch, self.grid, progress, noise, self.encoder.embed, self.min_valid
+        )
+        return replace(context, teacher=self.teacher)
+
+    def encode(self, context: Context, plan: MaskPlan) -> Features:
+        """Represent what a plan shows."""
+        patches, corrupt = context.patches, None
+        if self.corruption is not None:
+            patches = self.corruption.fill(context, plan)
+            corrupt = partial(self.corruption, context=context)
+        return self.encoder.encode_patches(
+            patches, plan, taps=self.taps, corrupt=corrupt, neck=self.neck
+        )
 
     def forward(
         self, batch: Batch, progress: Progress, noise: Noise, plan: MaskPlan | None = None
@@ -150,11 +255,13 @@ class Method(nn.Module):
         """
         context = self.context(batch, progress, noise)
         plan = self.mask(context) if plan is None else plan
-        features = self.encoder.encode_patches(context.patches, plan, taps=self.taps)
+        features = self.encode(context, plan)
         per_sample = torch.zeros(context.batch_size, device=batch.images.device)
-        terms, predictions = {}, {}
+        results: dict[str, HeadResult] = {}
         for name, head in self.objectives.items():
-            losses, predictions[name] = head(features, plan, context)
-            terms[name] = losses.mean()
-            per_sample = per_sample + head.weight * losses
+            result = head(features, plan, context, results)
+            results[name] = result
+            per_sample = per_sample + head.weight * result.per_sample
+        terms = {name: result.per_sample.mean() for name, result in results.items()}
+        predictions = {n: r.prediction for n, r in results.items() if r.prediction is not None}
         return Output(per_sample.mean(), terms, per_sample, plan, predictions, features, context)

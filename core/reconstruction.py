@@ -35,15 +35,23 @@ class Reconstruction:
     leaked_statistics: bool
 
 
+def pixel_heads(method: Method) -> dict[str, Head]:
+    """Return the heads that predict pixels, by name."""
+    return {
+        name: head
+        for name, head in method.objectives.items()
+        if isinstance(head, Head) and isinstance(head.target, PixelTarget)
+    }
+
+
 def pixel_head(method: Method) -> Head:
     """Return the head that predicts pixels.
 
     Raises:
         UsageError: when the method predicts something else.
     """
-    for head in method.objectives.values():
-        if isinstance(head.target, PixelTarget):
-            return head
+    for head in pixel_heads(method).values():
+        return head
     raise UsageError(
         f"method {method.name!r}", "predicts no pixels", "reconstruct with a method that does"
     )

@@ -16,7 +16,7 @@ from ..core.config_tree import to_plain
 from ..core.errors import UsageError, WeightsError
 from ..core.files import write_text
 from ..core.heads.pool import Pooling
-from ..core.targets.pixels import PixelTarget
+from ..core.reconstruction import pixel_heads
 from ..domains.domain import Normaliser, get_domain
 from .features import (
     Source,
@@ -290,10 +290,7 @@ def reconstruction_score(
     """
     rows = group.rows(config.test)
     fresh = loaded.extra.get("fresh", ())
-    pixels = any(
-        isinstance(head.target, PixelTarget) and f"heads.{name}" not in fresh
-        for name, head in loaded.method.objectives.items()
-    )
+    pixels = any(f"heads.{name}" not in fresh for name in pixel_heads(loaded.method))
     if not config.reconstruct or not len(rows) or not pixels:
         return None
     amount = min(config.reconstruct, len(rows))

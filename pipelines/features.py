@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from ..core.batch import Batch
-from ..core.encoders.vit import ViT
+from ..core.encoders.contract import Encoder
 from ..core.grid import Grid, patchify
 from ..core.heads.pool import Pooling, filled, image_features, token_features
 from ..core.method import Method
@@ -82,12 +82,12 @@ def random_method(config: MethodConfig, grid: Grid, seed: int) -> Method:
         return build(config, grid).eval()
 
 
-def image_source(name: str, encoder: ViT, pooling: Pooling, seed: int | None = None) -> Source:
+def image_source(name: str, encoder: Encoder, pooling: Pooling, seed: int | None = None) -> Source:
     """Return pooled features of a frozen encoder."""
     return Source(name, lambda batch: image_features(encoder, batch, pooling), seed)
 
 
-def token_source(name: str, encoder: ViT, pooling: Pooling, seed: int | None = None) -> Source:
+def token_source(name: str, encoder: Encoder, pooling: Pooling, seed: int | None = None) -> Source:
     """Return features of every token of a frozen encoder: the pooling's taps, not averaged."""
     return Source(name, lambda batch: token_features(encoder, batch, pooling), seed)
 

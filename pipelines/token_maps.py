@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
 from ..core.batch import Batch
-from ..core.encoders.vit import ViT
+from ..core.encoders.contract import Encoder
 from ..core.errors import UsageError, UserError
 from ..core.heads.pool import Pooling, token_features
 from ..datasets.errors import DataError
@@ -115,7 +115,7 @@ class TokenMapper:
         tags: text stored with every map.
     """
 
-    encoder: ViT
+    encoder: Encoder
     domain: Domain
     normaliser: Normaliser
     pooling: Pooling

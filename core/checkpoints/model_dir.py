@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config_tree import from_plain, to_plain
-from ..encoders.vit import ViT
+from ..encoders.contract import Encoder
 from ..errors import UsageError, WeightsError
 from ..files import replacing, write_text
 from ..grid import Grid
@@ -134,7 +134,7 @@ def load_model(directory: str | Path, *, device: torch.device | str = "cpu") -> 
     )
 
 
-def load_encoder(directory: str | Path, *, device: torch.device | str = "cpu") -> ViT:
+def load_encoder(directory: str | Path, *, device: torch.device | str = "cpu") -> Encoder:
     """Return the encoder of a model directory in evaluation mode."""
     return load_model(directory, device=device).method.encoder.eval()
 

@@ -29,7 +29,6 @@ from .reading import State, read_tensors
 
 Fate = Literal["loaded", "resized", "ignored", "fresh"]
 FATES: tuple[Fate, ...] = get_args(Fate)
-ENCODER = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
 # Widths of the published sizes; head counts are not stored in any checkpoint.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 DECODER_HEADS = {256: 8, 512: 16}
@@ -91,13 +90,12 @@ def rename(state: Mapping[str, Tensor], name: str) -> tuple[State, list[TensorFa
             the file belongs to another method.
     """
     row, out, ignored = spec(name), {}, []
+    state = state if row.prepare is None else row.prepare(state)
     for key, value in state.items():
-        head, _, tail = key.partition(".")
-        if head in row.decoder_names:
-            out[row.decoder_names[head] + ("." + tail if tail else "")] = value
-        elif key.startswith(ENCODER):
-            out["encoder." + key] = value
-        elif head in row.ignored_names:
+        ours = row.translate(key)
+        if ours is not None:
+            out[ours] = value
+        elif row.is_ignored(key):
             ignored.append(TensorFate(key, "ignored", tuple(value.shape)))
         else:
             raise WeightsError(
@@ -191,6 +189,9 @@ def infer_config(
         WeightsError: when the file is not a ViT checkpoint.
         UsageError: when head counts have to be given.
     """
+    infer = spec(name).infer
+    if infer is not None:
+        return infer(state, num_heads=num_heads, decoder_heads=decoder_heads)
     kernel = state.get("patch_embed.proj.weight")
     if kernel is None:
         raise WeightsError(

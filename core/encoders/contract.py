@@ -1,11 +1,22 @@
-"""What an encoder gives to heads."""
+"""What an encoder is, and what it gives to heads."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..grid import Grid, patchify
+from ..masking.plan import MaskPlan
+
+Corrupt = Callable[[int, Tensor, Tensor], Tensor]
+"""What happens to hidden tokens: (layer, tokens (b, n, d), hidden (b, n)) -> tokens."""
+Neck = Callable[[Tensor, Mapping[int, Tensor]], Tensor]
+"""What is normalised last: (output of the last block, kept taps) -> sequence of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -37,3 +48,92 @@ class Features:
     def context(self, tap: int) -> Float[Tensor, "b t d"]:
         """Return the final sequence for tap -1, the raw output of a block otherwise."""
         return self.sequence if tap < 0 else self.taps[tap]
+
+
+class Encoder(nn.Module, ABC):
+    """Represents the tokens of a grid, or only those that a plan shows.
+
+    A token is what a mask hides as a whole. Encoders with smaller patches inside (hierarchical,
+    convolutional) cut it themselves, so that masks, heads and targets know one grid.
+
+    Attributes:
+        grid: geometry of the tokens that the encoder was made for.
+        embed_dim: width of the final tokens.
+        depth: blocks whose output can be tapped.
+        num_prefix_tokens: class and register tokens.
+    """
+
+    grid: Grid
+    embed_dim: int
+    depth: int
+    num_prefix_tokens: int = 0
+
+    @abstractmethod
+    def embed(
+        self,
+        patches: Float[Tensor, "b n p"],
+        index: Int[Tensor, "b v"] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> Float[Tensor, "b v d"]:
+        """Embed tokens with their positions; only those at `index`, gathered before embedding."""
+
+    @abstractmethod
+    def encode_patches(
+        self,
+        patches: Float[Tensor, "b n p"],
+        plan: MaskPlan | None = None,
+        *,
+        taps: Sequence[int] = (),
+        absent: Bool[Tensor, "b n"] | None = None,
+        shape: Sequence[int] | None = None,
+        corrupt: Corrupt | None = None,
+        neck: Neck | None = None,
+    ) -> Features:
+        """Encode the visible tokens of a plan, or all tokens.
+
+        Args:
+            patches: tokens in `patchify`'s order.
+            plan: what is visible; None for everything, as at inference.
+            taps: blocks whose raw output is wanted, zero-based.
+            absent: tokens without data when there is no plan.
+            shape: grid of the patches where it differs from the encoder's own.
+            corrupt: with a plan, work on all tokens in raster order and let this change hidden
+                ones: called with layer 0 after embedding (before positions) and with layer k
+                before block k - 1.
+            neck: called with the last block's output and the taps before the final norm.
+        """
+
+    @abstractmethod
+    def embed_flops(self, num_tokens: int) -> int:
+        """Return the FLOP of embedding tokens of one sample."""
+
+    @abstractmethod
+    def forward_flops(self, num_tokens: int) -> int:
+        """Return the FLOP of encoding tokens of one sample, embedding included."""
+
+    def encode(
+        self,
+        images: Float[Tensor, "b c *s"],
+        plan: MaskPlan | None = None,
+        *,
+        taps: Sequence[int] = (),
+        absent: Bool[Tensor, "b n"] | None = None,
+    ) -> Features:
+        """Encode images of any size that the patch divides; positions are interpolated.
+
+        Raises:
+            UsageError: for another number of channels or a size the patch does not divide.
+        """
+        grid = Grid.of(images, self.grid.patch)
+        if grid.channels != self.grid.channels:
+            raise UsageError(
+                f"image with {grid.channels} channels",
+                f"does not fit an encoder made for {self.grid.channels}",
+                "choose the encoder's bands, in its order, or train one for these",
+            )
+        patches = patchify(images, self.grid.patch)
+        return self.encode_patches(patches, plan, taps=taps, absent=absent, shape=grid.shape)
+
+    def forward(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b t d"]:
+        """Return the final-normed sequence, prefix tokens in front, as timm's forward_features."""
+        return self.encode(images).sequence

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from .. import flops
 from ..errors import UsageError
-from ..grid import Grid, patchify
+from ..grid import Grid
 from ..layers import Block, init_transformer
 from ..masking.plan import MaskPlan
 from ..positions import resize, sincos
-from ..tokens import take
-from .contract import Features
+from ..tokens import membership, take
+from .contract import Corrupt, Encoder, Features, Neck
 
 
 class PatchEmbed(nn.Module):
@@ -35,7 +35,7 @@ class PatchEmbed(nn.Module):
         return nn.functional.linear(patches, weight, self.proj.bias)
 
 
-class ViT(nn.Module):
+class ViT(Encoder):
     """Vision transformer that embeds and encodes only the tokens it is asked to.
 
     Parameter names and layouts are timm's (`cls_token`, `pos_embed`, `patch_embed.proj`,
@@ -112,55 +112,44 @@ class ViT(nn.Module):
         taps: Sequence[int] = (),
         absent: Bool[Tensor, "b n"] | None = None,
         shape: Sequence[int] | None = None,
+        corrupt: Corrupt | None = None,
+        neck: Neck | None = None,
     ) -> Features:
-        """Encode the visible tokens of a plan, or all tokens.
-
-        Args:
-            patches: tokens in `patchify`'s order.
-            plan: what is visible; None for everything, as at inference.
-            taps: blocks whose raw output is wanted, zero-based.
-            absent: tokens without data when there is no plan.
-            shape: grid of the patches where it differs from the encoder's own.
-        """
-        x = self.embed(patches, None if plan is None else plan.visible, shape)
-        readable = plan.readable if plan is not None else (None if absent is None else ~absent)
+        """Encode the visible tokens of a plan, or all tokens; see `Encoder.encode_patches`."""
+        hidden = None
+        if plan is not None and corrupt is not None:
+            hidden, absent = ~membership(plan.visible, patches.shape[1]), plan.absent
+            x = corrupt(0, self.patch_embed(patches), hidden)
+            x = x + self.positions(shape or self.grid.shape)
+        else:
+            x = self.embed(patches, None if plan is None else plan.visible, shape)
+        if plan is not None and corrupt is None:
+            readable = plan.readable
+        else:
+            readable = None if absent is None else ~absent
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
             if readable is not None:
                 readable = torch.cat([readable.new_ones(x.shape[0], 1), readable], dim=1)
         kept = {}
         for number, block in enumerate(self.blocks):
+            if corrupt is not None and hidden is not None:
+                x = self._corrupt_body(corrupt, number + 1, x, hidden)
             x = block(x, readable)
             if number in taps:
                 kept[number] = x
+        x = x if neck is None else neck(x, kept)
         return Features(self.norm(x), self.num_prefix_tokens, kept, readable)
 
-    def encode(
-        self,
-        images: Float[Tensor, "b c *s"],
-        plan: MaskPlan | None = None,
-        *,
-        taps: Sequence[int] = (),
-        absent: Bool[Tensor, "b n"] | None = None,
-    ) -> Features:
-        """Encode images of any size that the patch divides; positions are interpolated.
-
-        Raises:
-            UsageError: for another number of channels or a size the patch does not divide.
-        """
-        grid = Grid.of(images, self.grid.patch)
-        if grid.channels != self.grid.channels:
-            raise UsageError(
-                f"image with {grid.channels} channels",
-                f"does not fit an encoder made for {self.grid.channels}",
-                "choose the encoder's bands, in its order, or train one for these",
-            )
-        patches = patchify(images, self.grid.patch)
-        return self.encode_patches(patches, plan, taps=taps, absent=absent, shape=grid.shape)
-
-    def forward(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b t d"]:
-        """Return the final-normed sequence, prefix tokens in front, as timm's forward_features."""
-        return self.encode(images).sequence
+    def _corrupt_body(
+        self, corrupt: Corrupt, layer: int, x: Float[Tensor, "b t d"], hidden: Bool[Tensor, "b n"]
+    ) -> Float[Tensor, "b t d"]:
+        """Let the corruption see all tokens but the prefix."""
+        body = x[:, self.num_prefix_tokens :]
+        changed = corrupt(layer, body, hidden)
+        if changed is body:
+            return x
+        return torch.cat([x[:, : self.num_prefix_tokens], changed], dim=1)
 
     def embed_flops(self, num_tokens: int) -> int:
         """Return the FLOP of embedding tokens of one sample."""

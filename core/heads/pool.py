@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..batch import Batch
-from ..encoders.contract import Features
-from ..encoders.vit import ViT
+from ..encoders.contract import Encoder, Features
 from ..errors import UsageError
 from ..grid import patchify
 
@@ -30,7 +29,7 @@ class Pooling:
     min_valid: float = 0.5
     """Tokens with a smaller share of valid pixels are left out."""
 
-    def check(self, encoder: ViT) -> None:
+    def check(self, encoder: Encoder) -> None:
         """Raise UsageError when a tap does not exist in the encoder."""
         for tap in self.taps:
             if not -1 <= tap < encoder.depth:
@@ -104,7 +103,7 @@ def filled(
     return images, patchify(batch.valid[:, None].to(images.dtype), patch).mean(dim=-1)
 
 
-def frozen_features(encoder: ViT, batch: Batch, pooling: Pooling) -> Features:
+def frozen_features(encoder: Encoder, batch: Batch, pooling: Pooling) -> Features:
     """Run an encoder on all tokens that hold data and keep the taps of a pooling.
 
     Raises:
@@ -117,7 +116,7 @@ def frozen_features(encoder: ViT, batch: Batch, pooling: Pooling) -> Features:
 
 
 @torch.inference_mode()
-def image_features(encoder: ViT, batch: Batch, pooling: Pooling) -> Float[Tensor, "b f"]:
+def image_features(encoder: Encoder, batch: Batch, pooling: Pooling) -> Float[Tensor, "b f"]:
     """Return one float32 vector per image of a batch.
 
     Raises:
@@ -128,7 +127,7 @@ def image_features(encoder: ViT, batch: Batch, pooling: Pooling) -> Float[Tensor
 
 
 @torch.inference_mode()
-def token_features(encoder: ViT, batch: Batch, pooling: Pooling) -> Float[Tensor, "b n f"]:
+def token_features(encoder: Encoder, batch: Batch, pooling: Pooling) -> Float[Tensor, "b n f"]:
     """Return one float32 vector per token: the pooling's taps joined, nothing averaged.
 
     Raises:

@@ -15,7 +15,7 @@ from ..batch import Batch, Progress
 from ..checkpoints.model_dir import CONFIG_FILE, LoadedModel, check_fit, load_model
 from ..config_tree import from_plain
 from ..context import make_context
-from ..encoders.vit import ViT
+from ..encoders.contract import Encoder
 from ..errors import UsageError, WeightsError
 from ..grid import Grid
 from ..noise import Noise
@@ -74,7 +74,7 @@ class TaskModel(nn.Module):
         head: a trained head; a new one when None.
     """
 
-    def __init__(self, encoder: ViT, config: TaskConfig, head: nn.Module | None = None) -> None:
+    def __init__(self, encoder: Encoder, config: TaskConfig, head: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder, self.config = encoder, config
         self.head = config.build(encoder.grid, encoder.embed_dim) if head is None else head

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..batch import Progress
 from ..context import Context
-from ..encoders.vit import ViT
+from ..encoders.contract import Encoder
 from ..errors import UsageError
 from ..targets.gradients import magnitude
 from ..tokens import membership, take
@@ -201,7 +201,7 @@ class SimilarityProgressive:
         ranks = similarity.masked_fill(~free, torch.inf).argsort(dim=1).argsort(dim=1)
         return -place[ranks].float()
 
-    def forward_flops(self, encoder: ViT) -> int:
+    def forward_flops(self, encoder: Encoder) -> int:
         """Return the FLOP of a sample's selection: embedding all tokens and comparing them."""
         num_tokens = encoder.grid.num_tokens
         size = (self.num_visible - self.num_seeds) // self.num_rounds

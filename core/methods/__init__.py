@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
 from ..errors import UsageError
 from ..grid import Grid
 from ..method import Method
+from . import mae as _mae
+from . import selectivemae as _selectivemae
 from .config import DecoderConfig, EncoderConfig
-from .mae import PUBLISHED_DECODER as MAE_DECODER
-from .mae import MAEConfig, mae
-from .selectivemae import PUBLISHED_DECODER as SELECTIVE_DECODER
-from .selectivemae import PUBLISHED_IGNORED as SELECTIVE_IGNORED
-from .selectivemae import SelectiveMAEConfig, selectivemae
+from .mae import MAEConfig
+from .selectivemae import SelectiveMAEConfig
+from .spec import MethodSpec
 
 __all__ = [
     "METHODS",
@@ -29,36 +26,12 @@ __all__ = [
 
 MethodConfig = MAEConfig | SelectiveMAEConfig
 
-
-@dataclass(frozen=True)
-class MethodSpec:
-    """What the suite knows about a method.
-
-    Args:
-        config: class of its configuration.
-        compose: function of (configuration, grid) that returns the method.
-        decoder_names: prefix of a published parameter name -> prefix of ours, for all that is not
-            part of the encoder; encoder names are timm's on both sides.
-        ignored_names: prefixes of published tensors that the published forward never reads.
-        source: where it was published.
-    """
-
-    config: type
-    compose: Callable[..., Method]
-    decoder_names: Mapping[str, str]
-    ignored_names: tuple[str, ...] = field(default=())
-    source: str = ""
-
-
 METHODS: dict[str, MethodSpec] = {
-    "mae": MethodSpec(MAEConfig, mae, MAE_DECODER, (), "He et al., CVPR 2022"),
-    "selectivemae": MethodSpec(
-        SelectiveMAEConfig,
-        selectivemae,
-        SELECTIVE_DECODER,
-        SELECTIVE_IGNORED,
-        "Wang et al., ICCV 2025",
-    ),
+    row.name: row
+    for row in (
+        _mae.SPEC,
+        _selectivemae.SPEC,
+    )
 }
 
 
@@ -74,5 +47,17 @@ def spec(name: str) -> MethodSpec:
 
 
 def build(config: MethodConfig, grid: Grid) -> Method:
-    """Compose the method that a configuration describes."""
-    return spec(config.name).compose(config, grid)
+    """Compose the method that a configuration describes.
+
+    Raises:
+        UsageError: for images of a rank that the method does not work on.
+    """
+    row = spec(config.name)
+    if grid.ndim not in row.ranks:
+        known = " or ".join(f"{rank}-D" for rank in row.ranks)
+        raise UsageError(
+            f"images with {grid.ndim} axes",
+            f"are not what {config.name} works on ({known})",
+            "choose another method, such as mae",
+        )
+    return row.compose(config, grid)

@@ -17,6 +17,7 @@ from ..method import Head, Method
 from ..objectives.dense import l2
 from ..targets.pixels import PixelTarget
 from .config import DecoderConfig, EncoderConfig
+from .spec import VIT_NAMES, MethodSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +74,17 @@ def mae(config: MAEConfig, grid: Grid) -> Method:
     return Method("mae", grid, mask, encoder, {"pixels": Head(decoder, target, l2)})
 
 
-PUBLISHED_DECODER = {
-    "mask_token": "heads.pixels.predictor.mask_token",
-    "decoder_embed": "heads.pixels.predictor.embed",
-    "decoder_pos_embed": "heads.pixels.predictor.pos_embed",
-    "decoder_blocks": "heads.pixels.predictor.blocks",
-    "decoder_norm": "heads.pixels.predictor.norm",
-    "decoder_pred": "heads.pixels.predictor.head",
-}
+SPEC = MethodSpec(
+    MAEConfig,
+    mae,
+    "He et al., CVPR 2022",
+    VIT_NAMES
+    | {
+        "mask_token": "heads.pixels.predictor.mask_token",
+        "decoder_embed": "heads.pixels.predictor.embed",
+        "decoder_pos_embed": "heads.pixels.predictor.pos_embed",
+        "decoder_blocks": "heads.pixels.predictor.blocks",
+        "decoder_norm": "heads.pixels.predictor.norm",
+        "decoder_pred": "heads.pixels.predictor.head",
+    },
+)

@@ -20,6 +20,7 @@ from ..method import Head, Method
 from ..objectives.dense import l2
 from ..targets.pixels import PixelTarget
 from .config import DecoderConfig, EncoderConfig
+from .spec import VIT_NAMES, MethodSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +117,18 @@ def selectivemae(config: SelectiveMAEConfig, grid: Grid) -> Method:
     return Method("selectivemae", grid, mask, encoder, {"pixels": Head(decoder, target, l2)})
 
 
-PUBLISHED_DECODER = {
-    "mask_token": "heads.pixels.predictor.mask_token",
-    "decoder_pos_embed": "heads.pixels.predictor.pos_embed",
-    "decoder_blocks": "heads.pixels.predictor.blocks",
-    "decoder_norm": "heads.pixels.predictor.norm",
-    "decoder_pred": "heads.pixels.predictor.head",
-}
-# Left-overs of another method in the released files (selectivemae.md, "Official checkpoints").
-PUBLISHED_IGNORED = ("decoder_embed1", "decoder_embed", "get_token_probs", "pos_embed_probs", "hog")
+SPEC = MethodSpec(
+    SelectiveMAEConfig,
+    selectivemae,
+    "Wang et al., ICCV 2025",
+    VIT_NAMES
+    | {
+        "mask_token": "heads.pixels.predictor.mask_token",
+        "decoder_pos_embed": "heads.pixels.predictor.pos_embed",
+        "decoder_blocks": "heads.pixels.predictor.blocks",
+        "decoder_norm": "heads.pixels.predictor.norm",
+        "decoder_pred": "heads.pixels.predictor.head",
+    },
+    # Left-overs of another method in the released files (selectivemae.md, "Official checkpoints").
+    ignored=("decoder_embed1", "decoder_embed", "get_token_probs", "pos_embed_probs", "hog"),
+)

@@ -65,6 +65,15 @@ class Trainable(Protocol):
         ...
 
 
+@runtime_checkable
+class Following(Protocol):
+    """A module that has to know when its weights were updated, such as one with a teacher."""
+
+    def after_step(self, progress: Progress) -> None:
+        """React to an update; `progress` is where the run stood before it."""
+        ...
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What came out of one update; tensors stay on the device so that nothing waits for it.
@@ -223,6 +232,8 @@ class PlainEngine:
             start += size
         lr = self.lr(progress)
         grad_norm = self._update(lr, loss, ids, sums)
+        if isinstance(self.model, Following):
+            self.model.after_step(progress)
         return StepResult(loss, sums, lr, grad_norm, torch.cat(per_sample))
 
     def _losses(self, batch: Batch, progress: Progress, noise: Noise) -> Losses:

@@ -36,13 +36,12 @@ def training_flops(method: Method) -> FlopCount:
     The patch embedding costs two forwards instead of three, since pixels get no gradient.
     """
     mask, encoder = method.mask, method.encoder
-    num_context = mask.num_visible + encoder.num_prefix_tokens
-    encode = encoder.forward_flops(mask.num_visible)
+    num_context = method.num_encoded + encoder.num_prefix_tokens
+    encode = encoder.forward_flops(method.num_encoded)
     decode = sum(
-        head.predictor.forward_flops(num_context, mask.num_predict)
-        for head in method.objectives.values()
+        head.forward_flops(num_context, mask.num_predict) for head in method.objectives.values()
     )
     selection = getattr(mask, "forward_flops", None)  # only masks that compute with features
     select = selection(encoder) if selection else 0
-    step = 3 * (encode + decode) - encoder.embed_flops(mask.num_visible) + select
+    step = 3 * (encode + decode) - encoder.embed_flops(method.num_encoded) + select
     return FlopCount(encode, decode, select, step)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...core import flops
+from ...core.decoders.contract import Predictor
 from ...core.layers import Block
 from ...core.method import Method
 from ...core.methods import build
@@ -106,13 +107,14 @@ def forecast(
 def token_widths(method: Method) -> int:
     """Return the sum over all blocks of tokens times width, for one image."""
     mask, encoder = method.mask, method.encoder
-    seen = mask.num_visible + encoder.num_prefix_tokens
+    seen = method.num_encoded + encoder.num_prefix_tokens
     total = encoder.depth * seen * encoder.embed_dim
-    for head in method.objectives.values():
-        blocks = getattr(head.predictor, "blocks", ())
-        width = getattr(head.predictor, "dim", 0)
+    predictors = [part for part in method.heads.modules() if isinstance(part, Predictor)]
+    for predictor in predictors:
+        blocks = getattr(predictor, "blocks", ())
+        width = getattr(predictor, "dim", 0)
         # A joint decoder carries all tokens, a cross decoder those that it is asked for.
-        tokens = getattr(head.predictor, "num_tokens", mask.num_predict)
+        tokens = getattr(predictor, "num_tokens", mask.num_predict)
         total += len(blocks) * tokens * width
     return total
 

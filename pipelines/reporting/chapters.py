@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from ...core.checkpoints.model_dir import LoadedModel, load_model
 from ...core.errors import UsageError
-from ...core.targets.pixels import PixelTarget
+from ...core.reconstruction import pixel_heads
 from ...domains.domain import get_domain
 from ..evaluate import Evaluation
 from ..features import stored_batches
@@ -164,7 +164,7 @@ def reconstruction_section(
 ) -> tuple[tuple[Block, ...], Reconstructed | None]:
     """Return pictures of held-out images, and what they tell."""
     method = loaded.method
-    heads = [n for n, h in method.objectives.items() if isinstance(h.target, PixelTarget)]
+    heads = list(pixel_heads(method))
     if not heads:
         return (Text(f"{method.name} predicts no pixels, so there is nothing to show."),), None
     if heads[0] in untrained_heads(loaded):

@@ -161,7 +161,7 @@ def never_trained(module: nn.Module) -> bool:
 def untrained_heads(loaded: LoadedModel) -> tuple[str, ...]:
     """Return the names of the objectives whose predictor was never trained."""
     heads = loaded.method.objectives
-    return tuple(name for name, head in heads.items() if never_trained(head.predictor))
+    return tuple(name for name, head in heads.items() if never_trained(head))
 
 
 def gallery(found: Reconstructed, labels: tuple[str, ...], what: str) -> Gallery:

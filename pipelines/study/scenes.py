@@ -19,7 +19,7 @@ import torch
 from ...core.batch import Progress
 from ...core.checkpoints.model_dir import load_model
 from ...core.config_tree import from_plain, to_plain
-from ...core.encoders.vit import ViT
+from ...core.encoders.contract import Encoder
 from ...core.heads.pool import Pooling
 from ...core.methods import build
 from ...core.noise import Noise
@@ -146,7 +146,7 @@ def normaliser_of(group: OpenGroup):
     return get_domain(group.meta.domain).normaliser(group.normaliser_dict)
 
 
-def pretrained(work: Path, method: str, recipe: Mapping[str, Any]) -> ViT:
+def pretrained(work: Path, method: str, recipe: Mapping[str, Any]) -> Encoder:
     """Pre-train on all images without labels and return the encoder."""
     path = model_path(work, method, recipe)
     config = PretrainConfig(
@@ -280,7 +280,7 @@ def section(study: Study) -> Section:
     text = f"""## Frozen features of scenes
 
 RSSCN7: seven classes of overhead photographs, 1400 training and 700 test images in contiguous
-blocks, here 128 x 128 pixels. Encoder: ViT, {encoder.embed_dim} wide, {encoder.depth} blocks,
+blocks, here 128 x 128 pixels. Encoder: Encoder, {encoder.embed_dim} wide, {encoder.depth} blocks,
 {shape.image_size[0]} x {shape.image_size[1]} pixels, patch {encoder.patch_size}. Pre-training sees
 all images without labels; both methods have the same wall-clock time, by steps timed in turns in
 one process ({budget}). Features: mean and deviation of the last tokens. Linear probe: ridge,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_methods import tiny
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,8 +17,6 @@ from mimkit.core.noise import Noise
 from mimkit.core.tokens import membership
 from mimkit.core.training.flops import training_flops
 
-ENCODER = EncoderConfig(embed_dim=24, depth=2, num_heads=2, patch_size=4)
-DECODER = DecoderConfig(dim=16, depth=2, num_heads=2)
 GRIDS = {
     "square": ((32, 32), 3),
     "wide": ((16, 48), 3),
@@ -30,8 +29,8 @@ GRIDS = {
 
 def make(name: str, size: tuple[int, ...] = (32, 32), channels: int = 3, **options) -> Method:
     torch.manual_seed(0)
-    config = METHODS[name].config(encoder=ENCODER, decoder=DECODER, **options)
-    return build(config, Grid.for_image(size, ENCODER.patch_size, channels))
+    config = tiny(name, **options)
+    return build(config, Grid.for_image(size, config.encoder.patch_size, channels))
 
 
 def images(method: Method, num: int = 2, seed: int = 1) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-METHODS = ("mae", "selectivemae")
+sys.path.insert(0, str(HERE))
+METHODS = tuple(importlib.import_module("adapters").ADAPTERS)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from inspected import META, Look, Refused
 from safetensors.torch import save_file
 
 from mimkit.core.checkpoints.model_dir import save_model
-from mimkit.core.checkpoints.published import ENCODER
 from mimkit.core.checkpoints.run_state import save_state
 from mimkit.core.config_tree import to_plain
 from mimkit.core.grid import Grid
@@ -30,6 +29,7 @@ from mimkit.core.methods import (
     build,
 )
 from mimkit.core.methods.config import TINY
+from mimkit.core.methods.spec import VIT_NAMES
 from mimkit.domains.domain import get_domain
 from mimkit.pipelines.inspecting.weights import TensorFact, published
 from mimkit.pipelines.recipe import Recipe, recipe_grid, recipe_yaml
@@ -193,13 +193,13 @@ def test_weights_are_listed(name: str, look: Look, tmp_path: Path) -> None:
 
 def published_names(config: MethodConfig) -> list[TensorFact]:
     """Return what a published checkpoint of a method holds."""
-    theirs = {ours: name for name, ours in METHODS[config.name].decoder_names.items()}
+    theirs = {ours: name for name, ours in METHODS[config.name].names.items()}
     found = []
     with torch.device("meta"):
         method = build(config, Grid.for_image((64, 64), 16, 3))
     for name, value in method.state_dict().items():
-        prefix = next((ours for ours in theirs if name.startswith(ours)), "")
-        name = name.replace(prefix, theirs[prefix], 1) if prefix else name.removeprefix("encoder.")
+        prefix = next(ours for ours in theirs if name == ours or name.startswith(f"{ours}."))
+        name = theirs[prefix] + name.removeprefix(prefix)
         found.append(TensorFact(name, tuple(value.shape), "F32"))
     return found
 
@@ -211,7 +211,7 @@ def test_published_checkpoints_are_recognised(look: Look, tmp_path: Path) -> Non
         names = published_names(config)
         assert published(names) == [config.name]
         # Without its decoder a checkpoint could be of either.
-        assert published([t for t in names if t.name.startswith(ENCODER)]) == [
+        assert published([t for t in names if t.name.startswith(tuple(VIT_NAMES))]) == [
             "mae",
             "selectivemae",
         ]

@@ -17,11 +17,11 @@ def published_state(name: str = "mae", side: int = 32, channels: int = 3) -> dic
     row = METHODS[name]
     config = row.config(encoder=ENCODER, decoder=DECODER)
     method = build(config, Grid.for_image((side, side), 8, channels))
-    back = {ours: theirs for theirs, ours in row.decoder_names.items()}
+    back = {ours: theirs for theirs, ours in row.names.items()}
     state = {}
     for key, value in method.state_dict().items():
-        head = next((h for h in back if key == h or key.startswith(h + ".")), None)
-        new = key.removeprefix("encoder.") if head is None else back[head] + key[len(head) :]
+        head = next(h for h in back if key == h or key.startswith(h + "."))
+        new = back[head] + key[len(head) :]
         state[new] = torch.randn_like(value) * 0.02
     return state
 

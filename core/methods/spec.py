@@ -1,0 +1,62 @@
+"""What the suite knows about a method: the row that each method's file adds to the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ..method import Method
+
+VIT_NAMES = {
+    name: f"encoder.{name}" for name in ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
+}
+"""Published names of a plain ViT, which are ours."""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A row of the table of methods.
+
+    Args:
+        config: class of its configuration.
+        compose: function of (configuration, grid) that returns the method.
+        source: where it was published.
+        names: leading part of a published parameter name -> that of ours; the longest one that
+            fits counts. Parts are whole words between dots.
+        ignored: leading parts of published tensors that the published forward never reads.
+        prepare: turns published tensors into ones that `names` can translate, for files that store
+            something in another layout.
+        infer: reads the configuration from published tensors where the plain ViT's rule does not
+            do; called as infer(state, num_heads=..., decoder_heads=...).
+        ranks: numbers of spatial axes that the method works on.
+    """
+
+    config: type
+    compose: Callable[..., Method]
+    source: str
+    names: Mapping[str, str]
+    ignored: Sequence[str] = ()
+    prepare: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    infer: Callable[..., Any] | None = field(default=None, repr=False)
+    ranks: tuple[int, ...] = (1, 2, 3)
+
+    @property
+    def name(self) -> str:
+        """The method's name, the default of its configuration."""
+        return self.config().name
+
+    def translate(self, published: str) -> str | None:
+        """Return our name of a published tensor; None when it has no place in the method."""
+        words = published.split(".")
+        for length in range(len(words), 0, -1):
+            head = ".".join(words[:length])
+            if head in self.names:
+                return ".".join([self.names[head], *words[length:]])
+        return None
+
+    def is_ignored(self, published: str) -> bool:
+        """Return whether a published tensor is a left-over that nothing reads."""
+        return any(published == head or published.startswith(f"{head}.") for head in self.ignored)
