@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .batch import Progress
 
@@ -53,12 +53,8 @@ class Teacher(nn.Module):
         keep = self.momentum(progress)
         for name, own in zip(self.names, self.copies, strict=True):
             theirs = students[name].state_dict(keep_vars=True)
-            slow: list[Tensor] = []
-            fast: list[Tensor] = []
             for key, value in own.state_dict(keep_vars=True).items():
                 if value.is_floating_point():
-                    slow.append(value)
-                    fast.append(theirs[key].detach())
+                    value.lerp_(theirs[key].detach(), 1.0 - keep)
                 else:
                     value.copy_(theirs[key])
-            torch._foreach_lerp_(slow, fast, 1.0 - keep)

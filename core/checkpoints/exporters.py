@@ -13,6 +13,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..encoders.contract import Encoder
 from ..encoders.vit import ViT
 from ..errors import UsageError, WeightsError
 from ..files import replacing, write_text
@@ -30,7 +31,7 @@ class Preprocessed(nn.Module):
         preprocess: from stored numbers to the encoder's input; identity when None.
     """
 
-    def __init__(self, encoder: ViT, preprocess: nn.Module | None = None) -> None:
+    def __init__(self, encoder: Encoder, preprocess: nn.Module | None = None) -> None:
         super().__init__()
         self.preprocess = preprocess or nn.Identity()
         self.encoder = encoder
@@ -40,13 +41,19 @@ class Preprocessed(nn.Module):
         return self.encoder(self.preprocess(images))
 
 
-def timm_arguments(encoder: ViT) -> dict[str, Any]:
+def timm_arguments(encoder: Encoder) -> dict[str, Any]:
     """Return the arguments of timm's VisionTransformer that describe an encoder.
 
     Raises:
-        UsageError: when timm has no such model (other ranks than 2-D).
+        UsageError: when timm has no such model (other ranks than 2-D, other encoders).
     """
     grid = encoder.grid
+    if not isinstance(encoder, ViT):
+        raise UsageError(
+            f"encoder {type(encoder).__name__}",
+            "is not timm's VisionTransformer",
+            "export a plain ViT, or use --to onnx",
+        )
     if grid.ndim != 2:
         raise UsageError(
             f"encoder of rank {grid.ndim}", "does not exist in timm", "export a 2-D model"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..grid import Grid, patchify
 from ..masking.plan import MaskPlan
+from ..tokens import membership
 
 Corrupt = Callable[[int, Tensor, Tensor], Tensor]
 """What happens to hidden tokens: (layer, tokens (b, n, d), hidden (b, n)) -> tokens."""
@@ -50,6 +51,35 @@ class Features:
         return self.sequence if tap < 0 else self.taps[tap]
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What one pass through an encoder is to compute.
+
+    Args:
+        shape: grid of the patches.
+        index: tokens to compute, gathered before embedding; None for all, in raster order.
+        readable: true for computed tokens that hold data; None when all do.
+        hidden: true where `corrupt` acts; None without.
+        taps: blocks whose raw output is wanted, zero-based.
+        corrupt: changes hidden tokens; see `Encoder.encode_patches`.
+        neck: see `Encoder.encode_patches`.
+    """
+
+    shape: tuple[int, ...]
+    index: Int[Tensor, "b v"] | None = None
+    readable: Bool[Tensor, "b v"] | None = None
+    hidden: Bool[Tensor, "b n"] | None = None
+    taps: tuple[int, ...] = ()
+    corrupt: Corrupt | None = None
+    neck: Neck | None = None
+
+    def corrupted(self, layer: int, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Return all tokens of the grid after the corruption of a layer, if there is one."""
+        if self.corrupt is None or self.hidden is None:
+            return tokens
+        return self.corrupt(layer, tokens, self.hidden)
+
+
 class Encoder(nn.Module, ABC):
     """Represents the tokens of a grid, or only those that a plan shows.
 
@@ -78,6 +108,9 @@ class Encoder(nn.Module, ABC):
         """Embed tokens with their positions; only those at `index`, gathered before embedding."""
 
     @abstractmethod
+    def run(self, patches: Float[Tensor, "b n p"], wanted: Pass) -> Features:
+        """Encode tokens; all encoders differ in this and share the rest."""
+
     def encode_patches(
         self,
         patches: Float[Tensor, "b n p"],
@@ -102,6 +135,16 @@ class Encoder(nn.Module, ABC):
                 before block k - 1.
             neck: called with the last block's output and the taps before the final norm.
         """
+        grid = tuple(self.grid.shape if shape is None else shape)
+        if plan is None:
+            readable = None if absent is None else ~absent
+            return self.run(patches, Pass(grid, None, readable, None, tuple(taps), None, neck))
+        if corrupt is None:
+            seen = Pass(grid, plan.visible, plan.readable, None, tuple(taps), None, neck)
+            return self.run(patches, seen)
+        hidden = ~membership(plan.visible, patches.shape[1])
+        readable = None if plan.absent is None else ~plan.absent
+        return self.run(patches, Pass(grid, None, readable, hidden, tuple(taps), corrupt, neck))
 
     @abstractmethod
     def embed_flops(self, num_tokens: int) -> int:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .. import flops
 from ..errors import UsageError
 from ..grid import Grid
 from ..layers import Block, init_transformer
-from ..masking.plan import MaskPlan
 from ..positions import resize, sincos
-from ..tokens import membership, take
-from .contract import Corrupt, Encoder, Features, Neck
+from ..tokens import take
+from .contract import Encoder, Features, Pass
 
 
 class PatchEmbed(nn.Module):
@@ -104,49 +103,33 @@ class ViT(Encoder):
             return self.patch_embed(patches) + table
         return self.patch_embed(take(patches, index)) + table[index]
 
-    def encode_patches(
-        self,
-        patches: Float[Tensor, "b n p"],
-        plan: MaskPlan | None = None,
-        *,
-        taps: Sequence[int] = (),
-        absent: Bool[Tensor, "b n"] | None = None,
-        shape: Sequence[int] | None = None,
-        corrupt: Corrupt | None = None,
-        neck: Neck | None = None,
-    ) -> Features:
-        """Encode the visible tokens of a plan, or all tokens; see `Encoder.encode_patches`."""
-        hidden = None
-        if plan is not None and corrupt is not None:
-            hidden, absent = ~membership(plan.visible, patches.shape[1]), plan.absent
-            x = corrupt(0, self.patch_embed(patches), hidden)
-            x = x + self.positions(shape or self.grid.shape)
+    def run(self, patches: Float[Tensor, "b n p"], wanted: Pass) -> Features:
+        """Embed and encode the tokens that are wanted, behind the class token."""
+        if wanted.corrupt is None:
+            x = self.embed(patches, wanted.index, wanted.shape)
         else:
-            x = self.embed(patches, None if plan is None else plan.visible, shape)
-        if plan is not None and corrupt is None:
-            readable = plan.readable
-        else:
-            readable = None if absent is None else ~absent
+            x = wanted.corrupted(0, self.patch_embed(patches)) + self.positions(wanted.shape)
+        readable = wanted.readable
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
             if readable is not None:
                 readable = torch.cat([readable.new_ones(x.shape[0], 1), readable], dim=1)
         kept = {}
         for number, block in enumerate(self.blocks):
-            if corrupt is not None and hidden is not None:
-                x = self._corrupt_body(corrupt, number + 1, x, hidden)
+            if wanted.corrupt is not None:
+                x = self._corrupt_body(wanted, number + 1, x)
             x = block(x, readable)
-            if number in taps:
+            if number in wanted.taps:
                 kept[number] = x
-        x = x if neck is None else neck(x, kept)
+        x = x if wanted.neck is None else wanted.neck(x, kept)
         return Features(self.norm(x), self.num_prefix_tokens, kept, readable)
 
     def _corrupt_body(
-        self, corrupt: Corrupt, layer: int, x: Float[Tensor, "b t d"], hidden: Bool[Tensor, "b n"]
+        self, wanted: Pass, layer: int, x: Float[Tensor, "b t d"]
     ) -> Float[Tensor, "b t d"]:
         """Let the corruption see all tokens but the prefix."""
         body = x[:, self.num_prefix_tokens :]
-        changed = corrupt(layer, body, hidden)
+        changed = wanted.corrupted(layer, body)
         if changed is body:
             return x
         return torch.cat([x[:, : self.num_prefix_tokens], changed], dim=1)

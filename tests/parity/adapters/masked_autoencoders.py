@@ -10,6 +10,7 @@ from torch import Tensor
 from mimkit.core.grid import Grid
 from mimkit.core.methods import MAEConfig, SelectiveMAEConfig
 from mimkit.core.noise import FixedNoise
+from mimkit.core.reconstruction import pixel_head
 from mimkit.core.targets.gradients import cells_to_tokens, hog
 from mimkit.core.tokens import all_tokens, membership
 
@@ -38,7 +39,7 @@ def run_mae(case: Case) -> dict[str, Tensor]:
     method = published_method(case, config)
     output = run_step(method, given["images"], FixedNoise({"mask": given["noise"]}))
     num_tokens = method.grid.num_tokens
-    head = method.objectives["pixels"]
+    head = pixel_head(method)
     everything = all_tokens(len(given["images"]), num_tokens, given["images"].device)
     hidden = membership(output.plan.predict, num_tokens)
     # Published order: kept tokens in sampling order, then the others by their noise.
@@ -50,8 +51,8 @@ def run_mae(case: Case) -> dict[str, Tensor]:
         "mask": hidden.float(),
         "ids_restore": shuffle.argsort(dim=1),
         "latent": output.features.sequence,
-        "pos_embed": method.encoder.pos_embed,
-        "decoder_pos_embed": head.predictor.get_buffer("pos_embed"),
+        "pos_embed": method.get_buffer("encoder.pos_embed"),
+        "decoder_pos_embed": method.get_buffer("heads.pixels.predictor.pos_embed"),
         **gradient_norms(method, case["outputs"], names(case, "mae"), ""),
     }
 
