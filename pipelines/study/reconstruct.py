@@ -37,7 +37,7 @@ from .units import Numbers, Study, Unit, run_path, run_units
 
 NAME = "reconstruct"
 RECIPE = "satellite/selectivemae-pixels-tiny"
-NUM_IMAGES, SHOWN = 32, 4
+NUM_IMAGES, SHOWN = 16, 4
 RATIOS = (0.5, 0.75, 0.85)
 KINDS = ("model", "biharmonic", "visible mean")
 
@@ -57,8 +57,8 @@ class Data:
     title: str
 
 
-CLOUDS = Data("clouds-within", 200, "Landsat-5 and Sentinel-2, six bands, test strips")
-LANDSAT8 = Data("landsat8", 150, "Landsat-8, three bands, test cells of 10 km")
+CLOUDS = Data("clouds-within", 100, "Landsat-5 and Sentinel-2, six bands, test strips")
+LANDSAT8 = Data("landsat8", 80, "Landsat-8, three bands, test cells of 10 km")
 DATA = (CLOUDS, LANDSAT8)
 
 
