@@ -323,7 +323,7 @@ def finish(
         normaliser=loaded.normaliser,
         recipe=(folder.path / "recipe.yaml").read_text(encoding="utf-8"),
         data={**loaded.data, "finetuned_on": data.describe(), "scratch": config.scratch},
-        extra={"task": to_plain(model.config)},
+        extra={**loaded.extra, "task": to_plain(model.config)},
         parts={HEAD_PART: model.head},
     )
     if len(rows):

@@ -159,9 +159,13 @@ def never_trained(module: nn.Module) -> bool:
 
 
 def untrained_heads(loaded: LoadedModel) -> tuple[str, ...]:
-    """Return the names of the objectives whose predictor was never trained."""
+    """Return the names of the objectives that were never trained.
+
+    An import records them; a fine-tuning from scratch leaves them as they were made.
+    """
+    fresh = loaded.extra.get("fresh", ())
     heads = loaded.method.objectives
-    return tuple(name for name, head in heads.items() if never_trained(head))
+    return tuple(n for n, head in heads.items() if f"heads.{n}" in fresh or never_trained(head))
 
 
 def gallery(found: Reconstructed, labels: tuple[str, ...], what: str) -> Gallery:

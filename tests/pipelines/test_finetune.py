@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_store import curate_tiny, finetune_tiny, pretrain_tiny
 
-from mimkit.core.checkpoints.model_dir import load_model
+from mimkit.core.checkpoints.model_dir import load_model, save_model
 from mimkit.core.heads.task import load_task
 from mimkit.domains.domain import get_domain
 from mimkit.pipelines.cli import main
@@ -75,6 +75,31 @@ def test_frozen_encoders_stay_as_they_were(
     before = load_model(model).method.encoder.state_dict()
     after = load_task(out / "model").model.encoder.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_what_an_import_left_untrained_stays_recorded(
+    dense_store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    loaded = load_model(pretrained / "model")
+    save_model(
+        tmp_path / "model",
+        loaded.method,
+        loaded.config,
+        normaliser=loaded.normaliser,
+        recipe="",
+        data=loaded.data,
+        extra={"fresh": ["heads.pixels"]},
+    )
+    finetune_tiny(
+        tmp_path / "model",
+        dense_store,
+        tmp_path / "run",
+        "--epochs",
+        "1",
+        "--optim.warmup-epochs",
+        "0",
+    )
+    assert load_model(tmp_path / "run" / "model").extra["fresh"] == ["heads.pixels"]
 
 
 def test_from_scratch_nothing_of_the_model_is_used_but_its_shape(

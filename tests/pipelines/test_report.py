@@ -155,14 +155,16 @@ def test_classes_of_samples_are_shown_as_words(
     assert page.text.count("even") + page.text.count("odd") >= 6
 
 
+@pytest.mark.parametrize("recorded", [True, False])
 def test_guesses_of_a_decoder_without_training_are_not_shown(
-    pretrained: Path, dense_store: Path, tmp_path: Path
+    recorded: bool, pretrained: Path, dense_store: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(pretrained, run)
     loaded = load_model(run / "model")
-    fresh = random_method(loaded.config, loaded.method.grid, 0)
-    loaded.method.heads.load_state_dict(fresh.heads.state_dict())
+    if not recorded:  # as a run from scratch leaves it
+        fresh = random_method(loaded.config, loaded.method.grid, 0)
+        loaded.method.heads.load_state_dict(fresh.heads.state_dict())
     save_model(
         run / "model",
         loaded.method,
@@ -170,6 +172,7 @@ def test_guesses_of_a_decoder_without_training_are_not_shown(
         normaliser=loaded.normaliser,
         recipe="",
         data=loaded.data,
+        extra={"fresh": ["heads.pixels"] if recorded else []},
     )
     page = report(tmp_path / "report.html", run, "--data", dense_store, "--samples", "1")
     assert "The decoder was never trained, so its guesses are not shown." in page.text
