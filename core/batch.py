@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,19 +18,24 @@ class Batch:
         valid: true where a pixel holds data; None when every pixel does.
         ids: row of each sample in its store.
         labels: class index of every pixel, or of every image, 255 where unknown; None without.
+        second: another augmented view of each image, for methods that look at two; where it is
+            None such a method looks at the same image twice.
+        second_valid: as `valid`, of the second view.
     """
 
     images: Float[Tensor, "b c *s"]
     valid: Bool[Tensor, "b *s"] | None
     ids: Int[Tensor, " b"]
     labels: Int[Tensor, "b *s"] | Int[Tensor, " b"] | None = None
+    second: Float[Tensor, "b c *s"] | None = None
+    second_valid: Bool[Tensor, "b *s"] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device, copied asynchronously when its memory is pinned."""
         move = {
-            name: value.to(device, non_blocking=True)
-            for name in ("images", "valid", "ids", "labels")
-            if (value := getattr(self, name)) is not None
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
         }
         return replace(self, **move)
 

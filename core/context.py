@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,6 +30,7 @@ class Context:
         embed: returns the encoder's embedded tokens (b, n, d) without gradient, for mask
             strategies that look at content.
         teacher: the method's teacher, for masks and targets that ask it; None without one.
+        num_views: views of each image; their rows follow each other, see `views`.
     """
 
     images: Float[Tensor, "b c *s"]
@@ -41,11 +42,32 @@ class Context:
     noise: Noise
     embed: Callable[[], Tensor]
     teacher: Teacher | None = None
+    num_views: int = 1
 
     @property
     def batch_size(self) -> int:
-        """Samples in the batch."""
+        """Rows of the batch, those of all views."""
         return self.patches.shape[0]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the batch, however many views of each there are."""
+        return self.batch_size // self.num_views
+
+    def first(self) -> Context:
+        """Return the context of the first view alone."""
+        if self.num_views == 1:
+            return self
+        num = self.num_samples
+        return replace(
+            self,
+            images=self.images[:num],
+            patches=self.patches[:num],
+            weight=None if self.weight is None else self.weight[:num],
+            absent=None if self.absent is None else self.absent[:num],
+            embed=lambda: self.embed()[:num],
+            num_views=1,
+        )
 
 
 def make_context(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .batch import Batch, Progress
 from .context import Context, make_context
 from .corruption import Corruption
-from .decoders.contract import Predictor
+from .decoders.contract import Predictor, Trunk
 from .encoders.contract import Encoder, Features
 from .errors import UsageError
 from .grid import Grid
@@ -26,6 +26,7 @@ from .objectives.dense import TokenLoss
 from .objectives.reduce import reduce
 from .targets.contract import Target
 from .teacher import Teacher
+from .views import Seen, Views, stack_views
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Output:
         loss: the number that is minimised, float32.
         terms: mean loss of each head, unweighted.
         per_sample: weighted sum over heads for every sample; the loss is its mean.
-        plan: roles of the tokens.
+        plan: roles of the tokens of the first view.
         predictions: per head, for the plan's predicted tokens in raster order.
-        features: what the encoder gave.
-        context: patches, absent tokens and progress of the step.
+        features: what the encoder gave for the first view.
+        context: patches, absent tokens and progress of the step, first view.
+        seen: the same three for all views; with one view they are those above.
     """
 
     loss: Float[Tensor, ""]
@@ -49,14 +51,15 @@ class Output:
     predictions: dict[str, Float[Tensor, "b p t"]]
     features: Features
     context: Context
+    seen: Seen
 
 
 @dataclass(frozen=True)
 class HeadResult:
-    """What an objective computed.
+    """What an objective computed, for all rows that it was given.
 
     Args:
-        per_sample: loss of every sample.
+        per_sample: loss of every sample, or of every view of every sample.
         prediction: for the plan's predicted tokens; None when the objective predicts none.
         per_token: loss of each predicted token; None when there is no such thing.
         weight: how much each token counts.
@@ -73,9 +76,12 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         weight: factor in the sum over objectives.
+        first_view: look at the first view only, where a method has several; the losses of an
+            objective that looks at all are averaged over them.
     """
 
     weight: float = 1.0
+    first_view: bool = False
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -103,6 +109,11 @@ class Objective(nn.Module, ABC):
     def forward_flops(self, num_context: int, num_predict: int) -> int:
         """Return the FLOP of one sample's forward; see `Predictor.forward_flops`."""
 
+    def teacher_flops(self, encoder: Encoder) -> int:
+        """Return the FLOP that a teacher spends on one sample for this objective."""
+        del encoder
+        return 0
+
 
 class Head(Objective):
     """One objective on tokens: who predicts, what is true, how far apart, how much it counts.
@@ -112,13 +123,20 @@ class Head(Objective):
         target: called without gradient as target(context, index).
         loss: per-token loss.
         weight: factor in the sum over heads.
+        first_view: see `Objective`.
     """
 
     def __init__(
-        self, predictor: Predictor, target: Target, loss: TokenLoss, weight: float = 1.0
+        self,
+        predictor: Predictor,
+        target: Target,
+        loss: TokenLoss,
+        weight: float = 1.0,
+        first_view: bool = False,
     ) -> None:
         super().__init__()
         self.predictor, self.target, self.loss, self.weight = predictor, target, loss, weight
+        self.first_view = first_view
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -165,7 +183,10 @@ class Method(nn.Module):
             computes them.
         neck: what is normalised last, see `Encoder.encode_patches`; a module of (last output, taps)
             with the attribute `taps`.
+        trunk: computed once behind the encoder and shared by heads, see `Features.trunk`.
         teacher: slow copy of parts of this method, named by their path in it.
+        views: how the masks of further views of each image follow from that of the first one; None
+            for a method that looks at each image once.
         min_valid: tokens with a smaller share of valid pixels are absent.
     """
 
@@ -179,14 +200,17 @@ class Method(nn.Module):
         *,
         corruption: Corruption | None = None,
         neck: nn.Module | None = None,
+        trunk: Trunk | None = None,
         teacher: Teacher | None = None,
+        views: Views | None = None,
         min_valid: float = 0.5,
     ) -> None:
         super().__init__()
         self.name, self.grid, self.mask, self.min_valid = name, grid, mask, min_valid
         self.encoder = encoder
         self.heads = nn.ModuleDict(heads)
-        self.corruption, self.neck, self.teacher = corruption, neck, teacher
+        self.corruption, self.neck, self.trunk = corruption, neck, trunk
+        self.teacher, self.views = teacher, views
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -200,8 +224,13 @@ class Method(nn.Module):
         return tuple(sorted(taps | set(getattr(self.neck, "taps", ()))))
 
     @property
+    def num_views(self) -> int:
+        """Views of each image."""
+        return 1 if self.views is None else self.views.num_views
+
+    @property
     def num_encoded(self) -> int:
-        """Tokens that the encoder computes, prefix tokens not counted."""
+        """Tokens of a view that the encoder computes, prefix tokens not counted."""
         return self.mask.num_visible if self.corruption is None else self.grid.num_tokens
 
     def after_step(self, progress: Progress) -> None:
@@ -238,9 +267,23 @@ class Method(nn.Module):
         if self.corruption is not None:
             patches = self.corruption.fill(context, plan)
             corrupt = partial(self.corruption, context=context)
-        return self.encoder.encode_patches(
+        features = self.encoder.encode_patches(
             patches, plan, taps=self.taps, corrupt=corrupt, neck=self.neck
         )
+        if self.trunk is not None:
+            features = replace(features, trunk=self.trunk(features, plan))
+        return features
+
+    def see(
+        self, batch: Batch, progress: Progress, noise: Noise, plan: MaskPlan | None = None
+    ) -> Seen:
+        """Make the views of a batch, plan what each shows and encode it; see `forward`."""
+        context = self.context(stack_views(batch, self.num_views), progress, noise)
+        context = replace(context, num_views=self.num_views)
+        plan = self.mask(context.first()) if plan is None else plan
+        if self.views is not None and len(plan.visible) < context.batch_size:
+            plan = self.views(context, plan)
+        return Seen(context, plan, self.encode(context, plan))
 
     def forward(
         self, batch: Batch, progress: Progress, noise: Noise, plan: MaskPlan | None = None
@@ -251,17 +294,25 @@ class Method(nn.Module):
             batch: normalised images.
             progress: where the run stands.
             noise: all randomness of the step.
-            plan: a given plan instead of the method's own, for tests and pictures.
+            plan: a given plan instead of the method's own, for tests and pictures; of the first
+                view, or of all.
         """
-        context = self.context(batch, progress, noise)
-        plan = self.mask(context) if plan is None else plan
-        features = self.encode(context, plan)
-        per_sample = torch.zeros(context.batch_size, device=batch.images.device)
+        seen = self.see(batch, progress, noise, plan)
+        first, num = seen.first(), seen.context.num_samples
+        per_sample = torch.zeros(num, device=batch.images.device)
         results: dict[str, HeadResult] = {}
         for name, head in self.objectives.items():
-            result = head(features, plan, context, results)
+            own = first if head.first_view else seen
+            result = head(own.features, own.plan, own.context, results)
             results[name] = result
-            per_sample = per_sample + head.weight * result.per_sample
+            per_sample = per_sample + head.weight * result.per_sample.unflatten(0, (-1, num)).mean(
+                0
+            )
         terms = {name: result.per_sample.mean() for name, result in results.items()}
-        predictions = {n: r.prediction for n, r in results.items() if r.prediction is not None}
-        return Output(per_sample.mean(), terms, per_sample, plan, predictions, features, context)
+        predictions = {
+            name: result.prediction[:num]
+            for name, result in results.items()
+            if result.prediction is not None
+        }
+        shown = (first.plan, predictions, first.features, first.context)
+        return Output(per_sample.mean(), terms, per_sample, *shown, seen)

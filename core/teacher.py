@@ -28,7 +28,7 @@ class Teacher(nn.Module):
     def __init__(self, students: Mapping[str, nn.Module], momentum: Momentum) -> None:
         super().__init__()
         self.names = tuple(students)
-        self.copies = nn.ModuleList(copy.deepcopy(module) for module in students.values())
+        self.copies = nn.ModuleList(copy.deepcopy(list(students.values())))
         self.momentum = momentum
         self.requires_grad_(False)
         self.train(False)

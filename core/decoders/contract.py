@@ -11,6 +11,18 @@ from ..encoders.contract import Features
 from ..masking.plan import MaskPlan
 
 
+class Trunk(nn.Module, ABC):
+    """Computes once, behind the encoder, what several predictors of a method share."""
+
+    @abstractmethod
+    def forward(self, features: Features, plan: MaskPlan) -> Float[Tensor, "b n w"]:
+        """Return tokens that predictors find in `Features.trunk`."""
+
+    @abstractmethod
+    def forward_flops(self, num_context: int) -> int:
+        """Return the FLOP of one sample's forward; see `Predictor.forward_flops`."""
+
+
 class Predictor(nn.Module, ABC):
     """Guesses a token's target from encoded tokens.
 

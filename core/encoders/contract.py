@@ -29,12 +29,14 @@ class Features:
         num_prefix: class and register tokens among them (may be 0).
         taps: raw output of requested blocks by zero-based index, prefix tokens in front.
         readable: true where a token (prefix included) may be read; None when all may.
+        trunk: what the method's trunk made of it, for predictors that share that; None without.
     """
 
     sequence: Float[Tensor, "b t d"]
     num_prefix: int
     taps: dict[int, Float[Tensor, "b t d"]] = field(default_factory=dict)
     readable: Bool[Tensor, "b t"] | None = None
+    trunk: Float[Tensor, "b n w"] | None = None
 
     @property
     def last(self) -> Float[Tensor, "b v d"]:

@@ -32,16 +32,22 @@ class FlopCount:
 def training_flops(method: Method) -> FlopCount:
     """Count a training step: three forwards of what has gradients, one of what has none.
 
+    The latter (a teacher, a mask that looks at content) is counted as selection.
+
     What is computed once for a whole batch is left out: its share of an image is small.
     The patch embedding costs two forwards instead of three, since pixels get no gradient.
     """
     mask, encoder = method.mask, method.encoder
     num_context = method.num_encoded + encoder.num_prefix_tokens
-    encode = encoder.forward_flops(method.num_encoded)
-    decode = sum(
-        head.forward_flops(num_context, mask.num_predict) for head in method.objectives.values()
+    views = method.num_views
+    encode = views * encoder.forward_flops(method.num_encoded)
+    decode = 0 if method.trunk is None else views * method.trunk.forward_flops(num_context)
+    decode += sum(
+        (1 if head.first_view else views) * head.forward_flops(num_context, mask.num_predict)
+        for head in method.objectives.values()
     )
     selection = getattr(mask, "forward_flops", None)  # only masks that compute with features
     select = selection(encoder) if selection else 0
-    step = 3 * (encode + decode) - encoder.embed_flops(method.num_encoded) + select
+    select += sum(head.teacher_flops(encoder) for head in method.objectives.values())
+    step = 3 * (encode + decode) - views * encoder.embed_flops(method.num_encoded) + select
     return FlopCount(encode, decode, select, step)
