@@ -21,6 +21,7 @@ def attend(
     k: Float[Tensor, "b h k e"],
     v: Float[Tensor, "b h k e"],
     key_mask: KeyMask | None = None,
+    bias: Float[Tensor, "#b #h q k"] | None = None,
 ) -> Float[Tensor, "b q w"]:
     """Scaled dot-product attention, heads joined.
 
@@ -30,11 +31,12 @@ def attend(
         v: values per head.
         key_mask: true where a key may be read. A sample without any readable key attends to all
             of them: its output is meaningless and carries no weight, but it is finite.
+        bias: added to the logits.
     """
-    mask = None
+    mask = bias if bias is None else bias.to(q.dtype)
     if key_mask is not None:
-        readable = key_mask | ~key_mask.any(dim=1, keepdim=True)
-        mask = readable[:, None, None, :]
+        readable = (key_mask | ~key_mask.any(dim=1, keepdim=True))[:, None, None, :]
+        mask = readable if mask is None else mask.masked_fill(~readable, -torch.inf)
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)
 
@@ -75,12 +77,13 @@ class Attention(nn.Module):
         qkv: Float[Tensor, "b n p"],
         key_mask: KeyMask | None = None,
         index: Int[Tensor, "b q"] | None = None,
+        bias: Float[Tensor, "#b #h q k"] | None = None,
     ) -> Float[Tensor, "b q w"]:
-        """Do the same from queries, keys and values side by side."""
+        """Do the same from queries, keys and values side by side, with a bias on the logits."""
         q, k, v = qkv.chunk(3, dim=-1)
         q = q if index is None else take(q, index)
         q, k, v = (_heads(part, self.num_heads) for part in (q, k, v))
-        return self.proj(attend(q, k, v, key_mask))
+        return self.proj(attend(q, k, v, key_mask, bias))
 
 
 class CrossAttention(nn.Module):
