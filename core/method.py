@@ -219,9 +219,11 @@ class Method(nn.Module):
 
     @property
     def taps(self) -> tuple[int, ...]:
-        """Encoder blocks whose raw output some head or the neck reads."""
+        """Encoder blocks whose raw output some head, the neck or the trunk reads."""
         taps = {tap for head in self.objectives.values() for tap in head.taps}
-        return tuple(sorted(taps | set(getattr(self.neck, "taps", ()))))
+        for part in (self.neck, self.trunk):
+            taps |= set(getattr(part, "taps", ()))
+        return tuple(sorted(taps))
 
     @property
     def num_views(self) -> int:
@@ -305,9 +307,8 @@ class Method(nn.Module):
             own = first if head.first_view else seen
             result = head(own.features, own.plan, own.context, results)
             results[name] = result
-            per_sample = per_sample + head.weight * result.per_sample.unflatten(0, (-1, num)).mean(
-                0
-            )
+            over_views = result.per_sample.unflatten(0, (-1, num)).mean(dim=0)
+            per_sample = per_sample + head.weight * over_views
         terms = {name: result.per_sample.mean() for name, result in results.items()}
         predictions = {
             name: result.prediction[:num]

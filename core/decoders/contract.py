@@ -12,7 +12,13 @@ from ..masking.plan import MaskPlan
 
 
 class Trunk(nn.Module, ABC):
-    """Computes once, behind the encoder, what several predictors of a method share."""
+    """Computes once, behind the encoder, what several predictors of a method share.
+
+    Attributes:
+        taps: encoder blocks whose raw output is read, as of a `Predictor`.
+    """
+
+    taps: tuple[int, ...] = ()
 
     @abstractmethod
     def forward(self, features: Features, plan: MaskPlan) -> Float[Tensor, "b n w"]:

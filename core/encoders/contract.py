@@ -27,14 +27,15 @@ class Features:
     Args:
         sequence: final-normed tokens, prefix tokens in front.
         num_prefix: class and register tokens among them (may be 0).
-        taps: raw output of requested blocks by zero-based index, prefix tokens in front.
+        taps: raw output of requested blocks by zero-based index, prefix tokens in front; early
+            blocks of hierarchical encoders have another width.
         readable: true where a token (prefix included) may be read; None when all may.
         trunk: what the method's trunk made of it, for predictors that share that; None without.
     """
 
     sequence: Float[Tensor, "b t d"]
     num_prefix: int
-    taps: dict[int, Float[Tensor, "b t d"]] = field(default_factory=dict)
+    taps: dict[int, Float[Tensor, "b _ _"]] = field(default_factory=dict)
     readable: Bool[Tensor, "b t"] | None = None
     trunk: Float[Tensor, "b n w"] | None = None
 
