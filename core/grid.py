@@ -113,3 +113,25 @@ def unpatchify(patches: Float[Tensor, "b n p"], grid: Grid) -> Float[Tensor, "b 
     tokens = patches.reshape(patches.shape[0], *grid.shape, *grid.patch, grid.channels)
     order = [0, 2 * rank + 1, *(a for i in range(rank) for a in (1 + i, 1 + rank + i))]
     return tokens.permute(order).reshape(patches.shape[0], grid.channels, *grid.image_size)
+
+
+def subdivide(
+    patches: Float[Tensor, "b n p"], coarse: Grid, parts: Sequence[int]
+) -> Float[Tensor, "b *s q"]:
+    """Cut every patch of a grid into smaller ones, in `patchify`'s order inside and outside.
+
+    Args:
+        patches: of the coarse grid.
+        coarse: its geometry.
+        parts: smaller patches per axis of a patch; must divide it.
+
+    Returns:
+        the patches of the finer grid, one axis per axis of the grid.
+    """
+    rank, batch = coarse.ndim, patches.shape[0]
+    inner = [n for p, k in zip(coarse.patch, parts, strict=True) for n in (k, p // k)]
+    x = patches.reshape(batch, *coarse.shape, *inner, coarse.channels)
+    order = [0, *(a for i in range(rank) for a in (1 + i, 1 + rank + 2 * i))]
+    order += [*range(2 + rank, 2 + 3 * rank, 2), 1 + 3 * rank]
+    fine = [n * k for n, k in zip(coarse.shape, parts, strict=True)]
+    return x.permute(order).reshape(batch, *fine, -1)

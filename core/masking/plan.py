@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,6 +45,11 @@ class MaskPlan:
 def count(num_tokens: int, share: float) -> int:
     """Return the floor of a share of tokens, safe against rounding: 1 - 0.9 of 100 is 10, not 9."""
     return int(num_tokens * share + 1e-6)
+
+
+def count_up(num_tokens: int, share: float) -> int:
+    """Return the ceiling of a share of tokens, safe against rounding: 0.55 of 100 is 55, not 56."""
+    return ceil(num_tokens * share - 1e-6)
 
 
 def check_counts(num_tokens: int, num_visible: int, num_predict: int) -> None:

@@ -16,11 +16,11 @@ from .contract import TargetValue
 
 @dataclass(frozen=True)
 class PatchStatistics:
-    """Mean, divisor and variance of each patch; `values * scale + mean` undoes it."""
+    """Mean, divisor and variance of each patch or pixel; `values * scale + mean` undoes it."""
 
-    mean: Float[Tensor, "b q 1"]
-    scale: Float[Tensor, "b q 1"]
-    variance: Float[Tensor, "b q 1"]
+    mean: Float[Tensor, "b q #t"]
+    scale: Float[Tensor, "b q #t"]
+    variance: Float[Tensor, "b q #t"]
 
 
 def standardise(
