@@ -5,32 +5,60 @@ from __future__ import annotations
 from ..errors import UsageError
 from ..grid import Grid
 from ..method import Method
+from . import data_scaling as _data_scaling
+from . import hpm as _hpm
 from . import mae as _mae
+from . import satvision_toa as _satvision_toa
 from . import selectivemae as _selectivemae
+from . import simmim as _simmim
+from . import simmim_vit as _simmim_vit
 from .config import DecoderConfig, EncoderConfig
+from .data_scaling import DataScalingConfig
+from .hpm import HPMConfig
 from .mae import MAEConfig
+from .satvision_toa import SatVisionTOAConfig
 from .selectivemae import SelectiveMAEConfig
+from .simmim import SimMIMConfig
+from .simmim_vit import SimMIMViTConfig
 from .spec import MethodSpec
 
 __all__ = [
     "METHODS",
+    "DataScalingConfig",
     "DecoderConfig",
     "EncoderConfig",
+    "HPMConfig",
     "MAEConfig",
     "MethodConfig",
     "MethodSpec",
+    "SatVisionTOAConfig",
     "SelectiveMAEConfig",
+    "SimMIMConfig",
+    "SimMIMViTConfig",
     "build",
     "spec",
 ]
 
-MethodConfig = MAEConfig | SelectiveMAEConfig
+MethodConfig = (
+    DataScalingConfig
+    | HPMConfig
+    | MAEConfig
+    | SatVisionTOAConfig
+    | SelectiveMAEConfig
+    | SimMIMConfig
+    | SimMIMViTConfig
+)
 
 METHODS: dict[str, MethodSpec] = {
     row.name: row
     for row in (
+        _data_scaling.SPEC,
+        _hpm.SPEC,
         _mae.SPEC,
+        _satvision_toa.SPEC,
         _selectivemae.SPEC,
+        _simmim.SPEC,
+        _simmim_vit.SPEC,
     )
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..method import Method
+from .config import EncoderConfig
 
 VIT_NAMES = {
     name: f"encoder.{name}" for name in ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
@@ -32,6 +33,10 @@ class MethodSpec:
         infer: reads the configuration from published tensors where the plain ViT's rule does not
             do; called as infer(state, num_heads=..., decoder_heads=...).
         ranks: numbers of spatial axes that the method works on.
+        indifferent: parameters on which the loss does not depend by its nature, such as a bias
+            in front of a loss that compares; their gradient is zero up to rounding.
+        flat_patches: patches without contrast are learnt from, because targets keep a patch's own
+            level (raw pixels) and nothing is divided by a tiny deviation.
     """
 
     config: type
@@ -42,11 +47,23 @@ class MethodSpec:
     prepare: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     infer: Callable[..., Any] | None = field(default=None, repr=False)
     ranks: tuple[int, ...] = (1, 2, 3)
+    indifferent: Sequence[str] = ()
+    flat_patches: bool = False
 
     @property
     def name(self) -> str:
         """The method's name, the default of its configuration."""
         return self.config().name
+
+    @property
+    def reads_shapes(self) -> bool:
+        """Whether shapes of published tensors tell the configuration."""
+        return self.infer is not None or self.plain
+
+    @property
+    def plain(self) -> bool:
+        """Whether the configuration is that of a plain ViT."""
+        return isinstance(getattr(self.config(), "encoder", None), EncoderConfig)
 
     def translate(self, published: str) -> str | None:
         """Return our name of a published tensor; None when it has no place in the method."""

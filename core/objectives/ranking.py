@@ -1,4 +1,4 @@
-"""Learning which tokens are hard: predictions of another objective's loss (hpm.md, steps 5 and 7)."""
+"""Learning which tokens are hard: predictions of another objective's loss (hpm.md, step 7)."""
 
 from __future__ import annotations
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..recipe import Recipe
-from . import published, satellite
+from . import published, satellite, teachers
 
-RECIPES: dict[str, Callable[[], Recipe]] = {**published.RECIPES, **satellite.RECIPES}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    **published.RECIPES,
+    **satellite.RECIPES,
+    **teachers.RECIPES,
+}

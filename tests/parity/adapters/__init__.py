@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from . import masked_autoencoders
+from . import beit, masked_autoencoders, swin, teachers
 from .common import Case
 
 ADAPTERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
+    **beit.ADAPTERS,
     **masked_autoencoders.ADAPTERS,
+    **swin.ADAPTERS,
+    **teachers.ADAPTERS,
 }
