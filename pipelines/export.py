@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +13,10 @@ import tyro
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ..core.checkpoints.exporters import export_hub, export_onnx, export_timm, probe
+from ..core.checkpoints.exporters import export_onnx, export_timm, probe
 from ..core.checkpoints.model_dir import CONFIG_FILE, LoadedModel, load_model, read_config
+from ..core.checkpoints.to_hub import export_hub
+from ..core.checkpoints.to_monai import export_monai
 from ..core.errors import UsageError, WeightsError
 from ..domains.domain import Normaliser
 from .progress import say
@@ -25,14 +28,15 @@ from .stores import open_group
 class ExportConfig:
     """Write a model's encoder for other libraries.
 
-    timm: weights that timm's VisionTransformer takes strictly, for normalised images. onnx: a graph
-    from the numbers of files to features, with the normaliser inside. hub: a checked copy of the
-    whole model directory.
+    timm: weights that timm's VisionTransformer takes strictly, for normalised images. monai: the
+    same of a 3-D ViT for MONAI's ViT and UNETR. onnx: a graph from the numbers of files to
+    features, with the normaliser inside. hub: a checked copy of the whole model directory, with the
+    card that hubs read.
     """
 
     model: tyro.conf.Positional[Path]
     """Model directory, pre-trained or fine-tuned; of the latter the encoder is taken."""
-    to: Literal["timm", "onnx", "hub"]
+    to: Literal["timm", "monai", "onnx", "hub"]
     """What to write."""
     out: Path
     """Folder that is made."""
@@ -55,7 +59,7 @@ def run(config: ExportConfig) -> Path:
     check_out(config)
     if config.to == "hub":
         if config.samples is not None:
-            hint = "leave it out, or export to timm or onnx"
+            hint = "leave it out, or export to timm, monai or onnx"
             raise UsageError("--samples", "a copy has nothing to compare", hint)
         export_hub(config.model, config.out)
         say(f"{config.out}: a copy of {config.model}, every file checked")
@@ -64,9 +68,13 @@ def run(config: ExportConfig) -> Path:
     domain, normaliser = model_normaliser(config.model, loaded.normaliser)
     stored = stored_samples(config, loaded, normaliser)
     what = "noise" if stored is None else f"{len(stored)} samples of {config.samples}"
-    if config.to == "timm":
-        export_timm(loaded, config.out, None if stored is None else normaliser(stored))
-        say(f"{config.out}: weights for timm's VisionTransformer, features equal on {what}")
+    if config.to in ("timm", "monai"):
+        images = None if stored is None else normaliser(stored)
+        write = {"timm": export_timm, "monai": export_monai}[config.to]
+        write(loaded, config.out, images)
+        name = {"timm": "timm's VisionTransformer", "monai": "MONAI's ViT"}[config.to]
+        say(f"{config.out}: weights for {name}, features equal on {what}")
+        say_differences(config.out)
         return config.out
     module = domain.export_module(normaliser)
     with torch.no_grad():
@@ -74,6 +82,13 @@ def run(config: ExportConfig) -> Path:
     export_onnx(loaded, config.out, module, images)
     say(f"{config.out}: encoder.onnx with its normaliser, features equal on {what}")
     return config.out
+
+
+def say_differences(out: Path) -> None:
+    """Print how features of an export differ when it is not opened as its config.json says."""
+    content = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))
+    for how, share in content.get("difference", {}).items():
+        say(f"{how} features differ by up to {share:.1e} of their range")
 
 
 def check_out(config: ExportConfig) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -15,13 +15,16 @@ import tyro
 from ..core.checkpoints.model_dir import CONFIG_FILE, save_model, sha256
 from ..core.checkpoints.published import FATES, Imported, TensorFate, fresh_parts, import_published
 from ..core.errors import UsageError
-from ..core.methods import spec
+from ..core.grid import Grid
+from ..core.methods import METHODS, MethodConfig, spec
 from ..domains.domain import Normaliser, get_domain
 from ..domains.satellite.sensors import Sensor, load_sensor
 from .progress import say
+from .recipe import load_recipe, recipe_grid
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of red, green and blue from 0 to 1, which the published RGB weights expect."""
+_SOURCE = f"Method that the weights are of: {', '.join(METHODS)}."
 _FAR = 10.0  # deviations from the mean at which values are clipped, if not before
 
 
@@ -37,10 +40,13 @@ class ImportConfig:
 
     file: tyro.conf.Positional[Path]
     """Checkpoint: .safetensors, or .pth of tensors."""
-    source: Annotated[Literal["mae", "selectivemae"], tyro.conf.arg(name="from")]
+    source: Annotated[str, tyro.conf.arg(name="from", metavar="METHOD", help=_SOURCE)]
     """Method that the weights are of."""
     out: Path
     """Model directory to write."""
+    recipe: str | None = None
+    """Recipe (name or YAML file) that the weights were made with, for methods whose configuration
+    the shapes of a checkpoint do not tell."""
     image_size: int | None = None
     """Pixels per side that the model is made for; the checkpoint's own when not given."""
     num_heads: int | None = None
@@ -65,19 +71,23 @@ def run(config: ImportConfig) -> Path:
     """Write the model directory and return it.
 
     Raises:
-        UsageError: when something has to be given that the file does not tell, or `out` is taken.
+        UsageError: for an unknown method, when something has to be given that the file does not
+            tell, or when `out` is taken.
         WeightsError: when the file cannot be trusted or does not fit.
     """
     if (config.out / CONFIG_FILE).exists() or config.out.is_file():
         reason = "is a file" if config.out.is_file() else "holds a model already"
         raise UsageError(f"--out {config.out}", reason, "give another folder")
+    spec(config.source)  # an unknown name is found before anything is read
     # The normaliser first: a mistake in it is found before a gigabyte is read.
     normaliser = choose_normaliser(config)
+    known = from_recipe(config, len(normaliser.bands))
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)  # what is fresh is the same in every import
         imported = import_published(
             config.file,
             config.source,
+            **known,
             image_size=config.image_size,
             num_heads=config.num_heads,
             decoder_heads=config.decoder_heads,
@@ -96,6 +106,27 @@ def run(config: ImportConfig) -> Path:
     )
     say(f"{config.out}: {imported.summary()}")
     return config.out
+
+
+def from_recipe(config: ImportConfig, num_bands: int) -> dict[str, MethodConfig | Grid]:
+    """Return the configuration and the geometry that a recipe says; nothing without one.
+
+    Raises:
+        UsageError: for a recipe of another method, an image size that does not fit its tokens, or
+            numbers that the recipe says already.
+    """
+    if config.recipe is None:
+        return {}
+    recipe, name = load_recipe(config.recipe), config.source
+    if recipe.method.name != name:
+        reason = f"is one of {recipe.method.name}, and the weights are to be of {name}"
+        raise UsageError(f"--recipe {config.recipe}", reason, "change --recipe or --from")
+    if config.num_heads or config.decoder_heads:
+        hint = "leave --num-heads and --decoder-heads out"
+        raise UsageError(f"--recipe {config.recipe}", "says how many heads there are", hint)
+    if config.image_size is not None:
+        recipe = replace(recipe, image_size=(config.image_size,) * len(recipe.image_size))
+    return {"config": recipe.method, "grid": recipe_grid(recipe, num_bands)}
 
 
 def choose_normaliser(config: ImportConfig) -> Normaliser:

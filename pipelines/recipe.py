@@ -11,7 +11,7 @@ from typing import Any
 from ..core.config_tree import from_plain, to_plain
 from ..core.errors import UsageError
 from ..core.grid import Grid
-from ..core.methods import MAEConfig, SelectiveMAEConfig
+from ..core.methods import MethodConfig, SelectiveMAEConfig
 from ..core.training.engine import Precision
 from ..core.training.optim import OptimConfig, check_optim, resolved_lr
 from ..domains.satellite.augment import AugmentConfig
@@ -34,7 +34,7 @@ class PruningConfig:
 class Recipe:
     """How to pre-train."""
 
-    method: MAEConfig | SelectiveMAEConfig = field(default_factory=SelectiveMAEConfig)
+    method: MethodConfig = field(default_factory=SelectiveMAEConfig)
     """What is hidden and predicted, and the network."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and learning rate."""

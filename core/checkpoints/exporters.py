@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from ..encoders.vit import ViT
 from ..errors import UsageError, WeightsError
 from ..files import replacing, write_text
 from ..grid import Grid
-from .model_dir import CONFIG_FILE, LoadedModel, load_model, read_config, verified
+from .model_dir import CONFIG_FILE, LoadedModel, load_model
 
 TOLERANCE = 1e-4
+_OPSET = 17
 
 
 class Preprocessed(nn.Module):
@@ -41,34 +42,57 @@ class Preprocessed(nn.Module):
         return self.encoder(self.preprocess(images))
 
 
+def plain_vit(encoder: Encoder, rank: int, library: str) -> ViT:
+    """Return the encoder when it is a plain ViT of a rank.
+
+    Raises:
+        UsageError: when the library has no such model, with what can be written instead.
+    """
+    if type(encoder) is not ViT:
+        raise UsageError(
+            f"encoder {type(encoder).__name__}",
+            f"is not a plain ViT, the only one that is written under {library}'s names",
+            "use --to onnx for a graph or --to hub for a copy",
+        )
+    if encoder.grid.ndim != rank:
+        fitting = {2: "--to timm, ", 3: "--to monai, "}.get(encoder.grid.ndim, "")
+        raise UsageError(
+            f"encoder of rank {encoder.grid.ndim}",
+            f"does not fit {library}'s ViT, which is written for {rank}-D images",
+            f"use {fitting}--to onnx or --to hub",
+        )
+    return encoder
+
+
 def timm_arguments(encoder: Encoder) -> dict[str, Any]:
     """Return the arguments of timm's VisionTransformer that describe an encoder.
 
     Raises:
         UsageError: when timm has no such model (other ranks than 2-D, other encoders).
     """
-    grid = encoder.grid
-    if not isinstance(encoder, ViT):
-        raise UsageError(
-            f"encoder {type(encoder).__name__}",
-            "is not timm's VisionTransformer",
-            "export a plain ViT, or use --to onnx",
-        )
-    if grid.ndim != 2:
-        raise UsageError(
-            f"encoder of rank {grid.ndim}", "does not exist in timm", "export a 2-D model"
-        )
+    vit = plain_vit(encoder, 2, "timm")
     return {
-        "img_size": list(grid.image_size),
-        "patch_size": list(grid.patch),
-        "in_chans": grid.channels,
-        "embed_dim": encoder.embed_dim,
-        "depth": encoder.depth,
-        "num_heads": encoder.num_heads,
-        "mlp_ratio": encoder.mlp_ratio,
-        "class_token": bool(encoder.num_prefix_tokens),
+        "img_size": list(vit.grid.image_size),
+        "patch_size": list(vit.grid.patch),
+        "in_chans": vit.grid.channels,
+        "embed_dim": vit.embed_dim,
+        "depth": vit.depth,
+        "num_heads": vit.num_heads,
+        "mlp_ratio": vit.mlp_ratio,
+        "class_token": bool(vit.num_prefix_tokens),
         "num_classes": 0,
         "global_pool": "",
+    }
+
+
+def timm_folder(arguments: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+    """Return the entries of config.json with which timm opens a folder by `local-dir:FOLDER`."""
+    cfg = {"input_size": [grid.channels, *grid.image_size], "num_classes": 0, "tag": "mimkit"}
+    return {
+        "architecture": "vit_base_patch16_224",  # all its sizes are replaced by `model_args`
+        "num_classes": 0,
+        "model_args": {k: v for k, v in arguments.items() if k != "num_classes"},
+        "pretrained_cfg": cfg,
     }
 
 
@@ -79,7 +103,8 @@ def export_timm(
 
     Args:
         model: a model directory, or what was loaded from one.
-        out: folder that is made; `VisionTransformer(**config["timm"])` takes the weights strictly.
+        out: folder that is made; `VisionTransformer(**config["timm"])` takes the weights strictly,
+            and `timm.create_model("local-dir:FOLDER", pretrained=True)` opens it.
         images: normalised images to compare on, real ones if there are any; noise otherwise.
 
     Raises:
@@ -88,7 +113,7 @@ def export_timm(
     """
     from timm.models.vision_transformer import VisionTransformer
 
-    loaded = _loaded(model)
+    loaded = opened(model)
     encoder = loaded.method.encoder.eval()
     arguments = timm_arguments(encoder)
     sizes: dict[str, Any] = {
@@ -103,21 +128,9 @@ def export_timm(
     out = Path(out)
     with replacing(out / "model.safetensors") as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
-    content = {"timm": arguments, "normaliser": loaded.normaliser}
+    content = timm_folder(arguments, encoder.grid)
+    content |= {"timm": arguments, "normaliser": loaded.normaliser}
     write_text(out / CONFIG_FILE, json.dumps(content, indent=1) + "\n")
-    return out
-
-
-def export_hub(directory: str | Path, out: str | Path) -> Path:
-    """Copy a model directory after checking every file: weights, config, card, recipe, data."""
-    directory, out = Path(directory), Path(out)
-    content = read_config(directory)
-    for name in content["sha256"]:
-        verified(directory, name, content["sha256"])
-    # The configuration comes last: a folder without it is not taken for a model.
-    for name in (*content["sha256"], "README.md", "recipe.yaml", "data.json", CONFIG_FILE):
-        with replacing(out / name) as temporary:
-            shutil.copyfile(directory / name, temporary)
     return out
 
 
@@ -138,7 +151,8 @@ def export_onnx(
         samples: inputs of the graph to compare on, real ones if there are any; noise otherwise.
 
     Raises:
-        UsageError: when onnx or onnxruntime is not installed.
+        UsageError: when onnx or onnxruntime is not installed, or the encoder does something that
+            the graph's version of ONNX cannot.
         WeightsError: when onnxruntime gives other features.
     """
     try:
@@ -148,7 +162,7 @@ def export_onnx(
         raise UsageError(
             "export to onnx", f"needs {error.name}", "pip install onnx onnxruntime"
         ) from error
-    loaded = _loaded(model)
+    loaded = opened(model)
     encoder = loaded.method.encoder.eval()
     whole = Preprocessed(encoder, preprocess).eval()
     images = probe(encoder.grid) if samples is None else samples.float()
@@ -165,25 +179,30 @@ def export_onnx(
     return out
 
 
-def _loaded(model: str | Path | LoadedModel) -> LoadedModel:
+def opened(model: str | Path | LoadedModel) -> LoadedModel:
+    """Return a model that is loaded, or load it."""
     return model if isinstance(model, LoadedModel) else load_model(model)
 
 
 def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
     """Trace a model; sizes are constants of the graph, the batch is free."""
-    with warnings.catch_warnings():
-        # The tracer warns at every shape check; those are constant here and the result is compared.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            (images,),
-            str(path),
-            input_names=["images"],
-            output_names=["tokens"],
-            dynamic_axes={"images": {0: "batch"}, "tokens": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,
-        )
+    try:
+        with warnings.catch_warnings():
+            # The tracer warns at every shape check; those are constant, and the result is compared.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model,
+                (images,),
+                str(path),
+                input_names=["images"],
+                output_names=["tokens"],
+                dynamic_axes={"images": {0: "batch"}, "tokens": {0: "batch"}},
+                opset_version=_OPSET,
+                dynamo=False,
+            )
+    except torch.onnx.errors.UnsupportedOperatorError as error:
+        reason = f"does what ONNX {_OPSET} cannot say ({str(error).splitlines()[0]})"
+        raise UsageError("encoder", reason, "use --to hub, or --to timm for a plain ViT") from error
 
 
 def probe(grid: Grid) -> Float[Tensor, "2 c *s"]:
@@ -192,10 +211,16 @@ def probe(grid: Grid) -> Float[Tensor, "2 c *s"]:
     return torch.randn(2, grid.channels, *grid.image_size, generator=generator)
 
 
+def difference(got: Tensor, wanted: Tensor) -> float:
+    """Return how far two sets of features are apart at most, as a share of their range."""
+    if got.shape != wanted.shape:
+        return torch.inf
+    return float((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
+
+
 def require_equal(got: Tensor, wanted: Tensor, who: str) -> None:
     """Raise WeightsError unless two sets of features agree."""
-    scale = wanted.abs().max().clamp_min(1e-6)
-    worst = float((got - wanted).abs().max() / scale) if got.shape == wanted.shape else torch.inf
+    worst = difference(got, wanted)
     if not worst <= TOLERANCE:
         raise WeightsError(
             who,

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import isqrt
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -163,11 +162,17 @@ def _fit_table(method: Method, name: str, value: Tensor, own: Tensor) -> Tensor:
     if not name.endswith("pos_embed") or value.shape == own.shape or value.ndim != 3:
         return value
     shape, prefix = method.grid.shape, own.shape[1] - method.grid.num_tokens
-    body = value.shape[1] - prefix
-    side = isqrt(max(body, 0))
-    if value.shape[2] != own.shape[2] or len(shape) != 2 or side * side != body:
+    body, rank = value.shape[1] - prefix, len(shape)
+    side = _side(body, rank)
+    if value.shape[2] != own.shape[2] or side is None:
         return value
-    return resize(value[0].float(), (side, side), shape, num_prefix=prefix)[None]
+    return resize(value[0].float(), (side,) * rank, shape, num_prefix=prefix)[None]
+
+
+def _side(num_tokens: int, rank: int) -> int | None:
+    """Return the side of a square or cube of so many tokens; None when it is none."""
+    side = round(max(num_tokens, 0) ** (1 / rank))
+    return side if side > 0 and side**rank == num_tokens else None
 
 
 def infer_config(
@@ -187,27 +192,33 @@ def infer_config(
 
     Raises:
         WeightsError: when the file is not a ViT checkpoint.
-        UsageError: when head counts have to be given.
+        UsageError: when head counts have to be given, or shapes do not tell the configuration.
     """
-    infer = spec(name).infer
-    if infer is not None:
-        return infer(state, num_heads=num_heads, decoder_heads=decoder_heads)
-    kernel = state.get("patch_embed.proj.weight")
-    if kernel is None:
-        raise WeightsError(
-            "checkpoint", "has no patch_embed.proj.weight", "give a plain ViT checkpoint"
+    row = spec(name)
+    if row.infer is not None:
+        return row.infer(state, num_heads=num_heads, decoder_heads=decoder_heads)
+    if not row.plain:
+        raise UsageError(
+            f"configuration of {name}",
+            "cannot be read from the shapes of a checkpoint",
+            "say what the weights are of with --recipe, a name of `mimkit recipe list` or a file",
         )
+    ours, _ = rename(state, name)
+    kernel = ours.get("encoder.patch_embed.proj.weight")
+    if kernel is None:
+        reason = "has no patch embedding (patch_embed.proj.weight)"
+        raise WeightsError("checkpoint", reason, "give a plain ViT checkpoint")
     width = kernel.shape[0]
     encoder = EncoderConfig(
         embed_dim=width,
-        depth=_depth(state, "blocks."),
+        depth=_depth(ours, "encoder.blocks."),
         num_heads=_heads("--num-heads", width, num_heads, ENCODER_HEADS),
         patch_size=kernel.shape[-1],
-        mlp_ratio=_mlp_ratio(state, "blocks.0."),
-        class_token="cls_token" in state,
+        mlp_ratio=_mlp_ratio(ours, "encoder.blocks.0."),
+        class_token="encoder.cls_token" in ours,
     )
-    config = spec(name).config(encoder=encoder)
-    if "mask_token" in state:
+    config = row.config(encoder=encoder)
+    if "mask_token" in state and isinstance(getattr(config, "decoder", None), DecoderConfig):
         dim = state["mask_token"].shape[-1]
         decoder = DecoderConfig(
             dim=dim,
@@ -222,7 +233,8 @@ def infer_config(
 
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
-    numbers = {int(key.split(".")[1]) for key in state if key.startswith(prefix)}
+    place = prefix.count(".")
+    numbers = {int(key.split(".")[place]) for key in state if key.startswith(prefix)}
     return max(numbers, default=-1) + 1
 
 
@@ -241,23 +253,36 @@ def _heads(flag: str, width: int, given: int | None, known: Mapping[int, int]) -
     return known[width] if given is None else given
 
 
-def infer_grid(state: Mapping[str, Tensor], image_size: int | None = None) -> Grid:
-    """Read patch and channels from the patch embedding and the grid from the position table.
+def infer_grid(
+    tensors: Mapping[str, Tensor], config: MethodConfig, image_size: int | None = None
+) -> Grid:
+    """Read rank and channels from the first kernel and the grid from the position table.
+
+    Args:
+        tensors: by our names, as `rename` returns them.
+        config: the method's configuration, which knows how large a token is.
+        image_size: pixels per side; else the table has to be that of a square or a cube.
 
     Raises:
+        WeightsError: when the encoder does not start with a convolution.
         UsageError: when there is no square table and no image size is given.
     """
-    kernel = state["patch_embed.proj.weight"]
-    patch = tuple(kernel.shape[2:])
+    kernels = [v for k, v in tensors.items() if k.startswith("encoder.") and v.ndim > 3]
+    kernel = tensors.get("encoder.patch_embed.proj.weight", kernels[0] if kernels else None)
+    if kernel is None:
+        reason = "has no kernel that reads pixels"
+        raise WeightsError("checkpoint", reason, "give a checkpoint that holds the encoder")
+    rank, channels, patch = kernel.ndim - 2, kernel.shape[1], config.encoder.patch_size
     if image_size is not None:
-        return Grid.for_image((image_size,) * len(patch), patch, kernel.shape[1])
-    tokens = state["pos_embed"].shape[1] - ("cls_token" in state) if "pos_embed" in state else -1
-    side = round(max(tokens, 0) ** (1 / len(patch)))
-    if side < 1 or side ** len(patch) != tokens:
+        return Grid.for_image((image_size,) * rank, patch, channels)
+    table = tensors.get("encoder.pos_embed")
+    tokens = -1 if table is None else table.shape[1] - ("encoder.cls_token" in tensors)
+    side = _side(tokens, rank)
+    if side is None:
         raise UsageError(
             "image size", "cannot be read from the checkpoint's position table", "give --image-size"
         )
-    return Grid((side,) * len(patch), patch, kernel.shape[1])
+    return Grid.for_image((side * patch,) * rank, patch, channels)
 
 
 def import_published(
@@ -303,7 +328,7 @@ def import_published(
     tensors, ignored = rename(source, name)
     if config is None:
         config = infer_config(source, name, num_heads=num_heads, decoder_heads=decoder_heads)
-    method = build(config, grid or infer_grid(source, image_size))
+    method = build(config, grid or infer_grid(tensors, config, image_size))
     tensors = {key: value.to(torch.float32) for key, value in tensors.items()}
     fates = load_into(method, tensors, allow_partial=allow_partial)
     return Imported(method, config, (*fates, *ignored))

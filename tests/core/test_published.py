@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from published import DECODER, ENCODER, encoder_only, published_state
+from published import DECODER, ENCODER, PLAIN, encoder_only, published_state
 from safetensors.torch import save_file
 
-from mimkit.core.checkpoints.published import import_published, infer_config, infer_grid, load_into
+from mimkit.core.checkpoints.published import (
+    import_published,
+    infer_config,
+    infer_grid,
+    load_into,
+    rename,
+)
 from mimkit.core.checkpoints.reading import read_tensors
 from mimkit.core.errors import UsageError, WeightsError
 from mimkit.core.grid import Grid
@@ -61,17 +68,67 @@ def test_wrappers_prefixes_and_command_lines_are_unwrapped(tmp_path: Path) -> No
         read_tensors(tmp_path / "b.pth")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_shapes_tell_the_configuration(name: str) -> None:
     state = published_state(name)
     config = infer_config(state, name)
     assert config.encoder == ENCODER
     assert config.decoder == DECODER
-    assert infer_grid(state) == Grid.for_image((32, 32), 8, 3)
+    tensors, ignored = rename(state, name)
+    assert not ignored
+    assert infer_grid(tensors, config) == Grid.for_image((32, 32), 8, 3)
+    assert infer_grid(tensors, config, 48).shape == (6, 6)
     imported = import_published(state, name)
     assert {row.fate for row in imported.fates} == {"loaded"}
-    ours = imported.method.encoder.state_dict()
-    assert all(torch.equal(v, state[k]) for k, v in ours.items())
+    ours = imported.method.state_dict()
+    assert all(torch.equal(ours[k], v) for k, v in tensors.items())
+    assert ours.keys() == tensors.keys()
+
+
+def test_volumes_are_told_from_images() -> None:
+    state = published_state(size=(16, 16, 16), channels=1)
+    imported = import_published(state, "mae")
+    assert imported.method.grid == Grid.for_image((16, 16, 16), 8, 1)
+    del state["pos_embed"]
+    with pytest.raises(UsageError, match="give --image-size"):
+        import_published(state, "mae")
+    wide = import_published(state, "mae", image_size=24).method
+    assert wide.grid.shape == (3, 3, 3)
+    with pytest.raises(UsageError, match="is not a multiple of the patch"):
+        import_published(state, "mae", image_size=20)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_reads_shapes_or_says_what_to_give(name: str) -> None:
+    nothing = {"unknown": torch.zeros(2)}
+    if METHODS[name].reads_shapes:
+        with pytest.raises((WeightsError, UsageError)):
+            infer_config(nothing, name)
+    else:
+        with pytest.raises(UsageError, match=r"cannot be read from the shapes.*--recipe"):
+            infer_config(nothing, name)
+    with pytest.raises(WeightsError, match="has no place in"):
+        import_published(nothing, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherConfig:
+    """Configuration of a method whose encoder is no plain ViT."""
+
+    name: str = "mae"
+    encoder: None = None
+
+
+def test_an_encoder_without_a_rule_asks_for_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = published_state()
+    row = METHODS["mae"]
+    other = replace(row, config=OtherConfig)
+    monkeypatch.setitem(METHODS, "mae", other)
+    assert not other.reads_shapes
+    with pytest.raises(UsageError, match=r"cannot be read from the shapes.*--recipe"):
+        import_published(state, "mae")
+    with pytest.raises(WeightsError, match="has no kernel that reads pixels"):
+        infer_grid({"encoder.norm.weight": torch.zeros(3)}, row.config())
 
 
 def test_an_encoder_alone_needs_a_word() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from tiny_models import normaliser_dict, write_model
 
@@ -71,6 +72,22 @@ def test_timm_takes_the_weights_strictly(
     assert got.std() > 0.1
 
 
+@pytest.mark.parametrize("kind", ["timm", "hub"])
+def test_timm_opens_the_folder_by_itself(
+    model: Path, class_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    import timm
+
+    assert export(model, kind, tmp_path / "out") == 0
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    pixels = stored(class_store)
+    images = get_domain("satellite").normaliser(load_model(model).normaliser)(pixels)
+    with torch.no_grad():
+        got = theirs.forward_features(images)
+    torch.testing.assert_close(got, wanted(model, pixels), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("real", [True, False], ids=["samples", "noise"])
 def test_onnx_reads_the_numbers_of_files(
     model: Path, class_store: Path, tmp_path: Path, real: bool
@@ -94,6 +111,13 @@ def test_a_hub_folder_is_a_model(model: Path, tmp_path: Path) -> None:
     assert export(model, "hub", tmp_path / "hub") == 0
     names = {path.name for path in model.iterdir()}
     assert {path.name for path in (tmp_path / "hub").iterdir()} == names
+    assert {"model.safetensors", "config.json", "README.md", "recipe.yaml", "data.json"} <= names
+    card = (tmp_path / "hub" / "README.md").read_text()
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front)["tags"] == ["mimkit", "masked-image-modeling", "mae"]
+    assert (model / "README.md").read_text().rstrip() in body
+    assert export(tmp_path / "hub", "hub", tmp_path / "again") == 0
+    assert (tmp_path / "again" / "README.md").read_text() == card
     ours, theirs = load_task(model), load_task(tmp_path / "hub")
     assert ours.config == theirs.config
     state = theirs.model.state_dict()
@@ -105,7 +129,7 @@ def test_an_earlier_export_is_replaced_but_never_a_model(
 ) -> None:
     other = write_model(tmp_path / "other", task=None, size=64)
     before = {path: path.read_bytes() for folder in (model, other) for path in folder.iterdir()}
-    for kind in ("timm", "onnx", "hub"):
+    for kind in ("timm", "monai", "onnx", "hub"):
         assert export(model, kind, model) == 2
         assert export(model, kind, other) == 2
         assert "holds a model; give another folder" in capsys.readouterr().err
@@ -119,6 +143,7 @@ def test_an_earlier_export_is_replaced_but_never_a_model(
     [
         ("hub", ["--samples", "{store}"], 2, "a copy has nothing to compare"),
         ("timm", ["--samples", "{folder}"], 1, "there is no store"),
+        ("monai", [], 2, "encoder of rank 2: does not fit MONAI's ViT, which is written for 3-D"),
         ("onnx", ["--samples", "{store}", "--num-samples", "0"], 2, "is below 1"),
         ("onnx", ["--samples", "{store}", "--group", "no"], 2, "choose one of"),
     ],

@@ -6,13 +6,12 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 from image_files import write
-from published import encoder_only, published_state
+from published import DECODER, ENCODER, PLAIN, encoder_only, published_state
 from rasterio.transform import from_origin
 from safetensors.torch import save_file
 
@@ -20,7 +19,7 @@ from mimkit.core.checkpoints.model_dir import load_model
 from mimkit.core.methods import METHODS
 from mimkit.domains.domain import get_domain
 from mimkit.pipelines.cli import main
-from mimkit.pipelines.import_weights import ImportConfig
+from mimkit.pipelines.recipe import Recipe, recipe_yaml
 
 
 def run_import(file: Path, out: Path, *words: object, source: str = "mae") -> int:
@@ -39,11 +38,19 @@ def encoder(tmp_path: Path) -> Path:
     return tmp_path / "encoder.pth"
 
 
-def test_every_method_can_be_imported() -> None:
-    assert get_args(get_type_hints(ImportConfig)["source"]) == tuple(METHODS)
+def test_every_method_is_offered(
+    full: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["import", "--help"]) == 0
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert all(name in help_text for name in METHODS)
+    assert run_import(full, tmp_path / "model", source="mea") == 2
+    said = capsys.readouterr().err
+    assert "method 'mea': is not known; use one of " in said
+    assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_released_file_becomes_a_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -91,6 +98,40 @@ def test_a_fresh_decoder_is_recorded_and_the_same_each_time(
     assert one.method.grid.image_size == (64, 64)
     state = two.method.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in one.method.state_dict().items())
+
+
+def test_a_recipe_says_what_shapes_do_not_tell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = published_state()
+    table = state.pop("pos_embed")  # then nothing tells the size of the images
+    torch.save(state, tmp_path / "weights.pth")
+    method = METHODS["mae"].config(encoder=ENCODER, decoder=DECODER)
+    recipe = Recipe(method=method, image_size=(32, 48))
+    (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe))
+    words = ["--recipe", tmp_path / "recipe.yaml"]
+    assert run_import(tmp_path / "weights.pth", tmp_path / "model", *words) == 0
+    loaded = load_model(tmp_path / "model")
+    assert loaded.config == method
+    assert loaded.method.grid.image_size == (32, 48)
+    assert (
+        run_import(tmp_path / "weights.pth", tmp_path / "large", *words, "--image-size", "64") == 0
+    )
+    assert load_model(tmp_path / "large").method.grid.image_size == (64, 64)
+    capsys.readouterr()
+    torch.save(state | {"pos_embed": table[:, :, :5]}, tmp_path / "other.pth")
+    for file, source, more, reason in (
+        ("other.pth", "mae", [], "does not fit"),
+        ("weights.pth", "selectivemae", [], "is one of mae, and the weights are to be of"),
+        ("weights.pth", "mae", ["--num-heads", "3"], "leave --num-heads and --decoder-heads out"),
+        ("weights.pth", "mae", ["--image-size", "30"], "is not a multiple of the patch"),
+    ):
+        out = tmp_path / "refused"
+        assert run_import(tmp_path / file, out, *words, *more, source=source) in (1, 2)
+        said = capsys.readouterr().err
+        assert reason in said
+        assert said.count("\n") == 1
+        assert not out.exists()
 
 
 def test_other_pixels_are_described_by_words_or_by_a_store(

@@ -6,21 +6,36 @@ import torch
 from torch import Tensor
 
 from mimkit.core.grid import Grid
-from mimkit.core.methods import METHODS, DecoderConfig, EncoderConfig, build
+from mimkit.core.methods import METHODS, DecoderConfig, EncoderConfig, MethodSpec, build
 
 ENCODER = EncoderConfig(embed_dim=192, depth=2, num_heads=3, patch_size=8, mlp_ratio=2.0)
 DECODER = DecoderConfig(dim=256, depth=1, num_heads=8)
 
 
-def published_state(name: str = "mae", side: int = 32, channels: int = 3) -> dict[str, Tensor]:
-    """Return the weights of a method under the names of its released files."""
+def _is_plain(row: MethodSpec) -> bool:
+    decoder = getattr(row.config(), "decoder", None)
+    return row.plain and row.prepare is None and isinstance(decoder, DecoderConfig)
+
+
+PLAIN = tuple(name for name, row in METHODS.items() if _is_plain(row))
+"""Methods of a plain ViT with a decoder, whose released tensors only have other names than ours."""
+
+
+def published_state(
+    name: str = "mae",
+    side: int = 32,
+    channels: int = 3,
+    *,
+    size: tuple[int, ...] | None = None,
+) -> dict[str, Tensor]:
+    """Return the weights of a method of `PLAIN` under the names of its released files."""
     row = METHODS[name]
     config = row.config(encoder=ENCODER, decoder=DECODER)
-    method = build(config, Grid.for_image((side, side), 8, channels))
+    method = build(config, Grid.for_image(size or (side, side), 8, channels))
     back = {ours: theirs for theirs, ours in row.names.items()}
     state = {}
     for key, value in method.state_dict().items():
-        head = next(h for h in back if key == h or key.startswith(h + "."))
+        head = max((h for h in back if key == h or key.startswith(h + ".")), key=len)
         new = back[head] + key[len(head) :]
         state[new] = torch.randn_like(value) * 0.02
     return state
