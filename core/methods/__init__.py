@@ -6,7 +6,9 @@ from ..errors import UsageError
 from ..grid import Grid
 from ..method import Method
 from . import data_scaling as _data_scaling
+from . import hi_end_mae as _hi_end_mae
 from . import hpm as _hpm
+from . import itpn as _itpn
 from . import mae as _mae
 from . import satvision_toa as _satvision_toa
 from . import selectivemae as _selectivemae
@@ -14,7 +16,9 @@ from . import simmim as _simmim
 from . import simmim_vit as _simmim_vit
 from .config import DecoderConfig, EncoderConfig
 from .data_scaling import DataScalingConfig
+from .hi_end_mae import HiEndMAEConfig
 from .hpm import HPMConfig
+from .itpn import ITPNConfig
 from .mae import MAEConfig
 from .satvision_toa import SatVisionTOAConfig
 from .selectivemae import SelectiveMAEConfig
@@ -28,6 +32,8 @@ __all__ = [
     "DecoderConfig",
     "EncoderConfig",
     "HPMConfig",
+    "HiEndMAEConfig",
+    "ITPNConfig",
     "MAEConfig",
     "MethodConfig",
     "MethodSpec",
@@ -42,6 +48,8 @@ __all__ = [
 MethodConfig = (
     DataScalingConfig
     | HPMConfig
+    | HiEndMAEConfig
+    | ITPNConfig
     | MAEConfig
     | SatVisionTOAConfig
     | SelectiveMAEConfig
@@ -53,7 +61,9 @@ METHODS: dict[str, MethodSpec] = {
     row.name: row
     for row in (
         _data_scaling.SPEC,
+        _hi_end_mae.SPEC,
         _hpm.SPEC,
+        _itpn.SPEC,
         _mae.SPEC,
         _satvision_toa.SPEC,
         _selectivemae.SPEC,

@@ -37,12 +37,13 @@ def prepare_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     kernel, weight = out.get(_KERNEL), out.get(f"{_HEAD}.weight")
     if kernel is not None and weight is not None:
         channels = kernel.shape[1]
-        out[f"{_HEAD}.weight"] = _pixels_first(weight.flatten(1), channels)
-        out[f"{_HEAD}.bias"] = _pixels_first(out[f"{_HEAD}.bias"][:, None], channels)[:, 0]
+        out[f"{_HEAD}.weight"] = pixels_first(weight.flatten(1), channels)
+        out[f"{_HEAD}.bias"] = pixels_first(out[f"{_HEAD}.bias"][:, None], channels)[:, 0]
     return out
 
 
-def _pixels_first(rows: Tensor, channels: int) -> Tensor:
+def pixels_first(rows: Tensor, channels: int) -> Tensor:
+    """Reorder the outputs of a head from (channel, pixel) to (pixel, channel)."""
     return rows.unflatten(0, (channels, -1)).transpose(0, 1).flatten(0, 1)
 
 

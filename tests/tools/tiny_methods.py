@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
+from mimkit.core.decoders.feature_pyramid import PyramidConfig
+from mimkit.core.encoders.hivit import HiViTConfig
 from mimkit.core.methods import (
     METHODS,
     DataScalingConfig,
     DecoderConfig,
     EncoderConfig,
     HPMConfig,
+    ITPNConfig,
     MethodConfig,
     SatVisionTOAConfig,
     SimMIMConfig,
@@ -38,10 +42,22 @@ def swin(version: Literal[1, 2], num_stages: int, **options: Any) -> SwinConfig:
     )
 
 
+def hivit(**options: Any) -> HiViTConfig:
+    """Return a HiViT whose cells are one pixel wide."""
+    small = {"embed_dim": 24, "stem_depths": (1, 1), "depth": 2, "num_heads": 2, "patch_size": 4}
+    return HiViTConfig(**(small | options))
+
+
+PYRAMID = PyramidConfig(dim=12, depth=1)
+
 TINY: dict[str, Callable[[], MethodConfig]] = {
     # Raw pixels, the default, give flat patches a meaning.
     "hpm": lambda: HPMConfig(encoder=ENCODER, decoder=DECODER, norm_pix=True),
     "data-scaling": lambda: DataScalingConfig(encoder=swin(2, 2), target_window=9),
+    # The finest level gives each of its 64 cells of a volume's unit one number.
+    "itpn": lambda: ITPNConfig(
+        encoder=hivit(relative_bias=True), pyramid=PYRAMID, decoder=replace(DECODER, dim=64)
+    ),
     # The last map is coarser than the tokens, as in the released models.
     "satvision-toa": lambda: SatVisionTOAConfig(encoder=swin(2, 3, extra_norm_period=2)),
     "simmim": lambda: SimMIMConfig(encoder=swin(1, 2)),
@@ -53,7 +69,5 @@ TINY: dict[str, Callable[[], MethodConfig]] = {
 def tiny(name: str, **options: Any) -> MethodConfig:
     """Return a configuration of a method whose tokens are 4 pixels wide where it allows that."""
     if name in TINY:
-        from dataclasses import replace
-
         return replace(TINY[name](), **options)
     return METHODS[name].config(encoder=ENCODER, decoder=DECODER, **options)

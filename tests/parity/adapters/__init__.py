@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from . import beit, masked_autoencoders, swin, teachers
+from . import beit, masked_autoencoders, multi_scale, pyramid, swin, teachers
 from .common import Case
 
 ADAPTERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     **beit.ADAPTERS,
     **masked_autoencoders.ADAPTERS,
+    **multi_scale.ADAPTERS,
+    **pyramid.ADAPTERS,
     **swin.ADAPTERS,
     **teachers.ADAPTERS,
 }

@@ -1,0 +1,91 @@
+"""Methods on BEiT-style ViTs, which compute the whole grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from golden import fill_state
+from torch import Tensor
+
+from mimkit.core.checkpoints.published import import_published
+from mimkit.core.grid import Grid, unpatchify
+from mimkit.core.method import Method
+from mimkit.core.methods import MethodConfig, SimMIMViTConfig
+from mimkit.core.methods.config_beit import BEiTConfig
+from mimkit.core.noise import FixedNoise
+from mimkit.core.reconstruction import pixel_head
+from mimkit.core.tokens import all_tokens, membership
+
+from .common import Case, gradient_norms, inputs, names, run_step
+
+
+def build(case: Case, config: MethodConfig, patch: int) -> Method:
+    """Return the method of a case with its deterministic weights, through the importer."""
+    published = case["config"]
+    size = published["img_size"]
+    sides = tuple(size) if isinstance(size, list) else (size, size)
+    kernels = [
+        s
+        for k, s in case["state"].items()
+        if k.endswith(("projection.weight", "proj.weight", "conv1.weight")) and len(s) > 3
+    ]
+    grid = Grid.for_image(sides, patch, kernels[0][1])
+    return import_published(fill_state(case["state"]), config.name, config=config, grid=grid).method
+
+
+def beit_config(published: Mapping) -> BEiTConfig:
+    """Translate the encoder part of a SimMIM case's configuration."""
+    shared, own = published["use_shared_rel_pos_bias"], published["use_rel_pos_bias"]
+    return BEiTConfig(
+        embed_dim=published["embed_dim"],
+        depth=published["depth"],
+        num_heads=published["num_heads"],
+        patch_size=published["patch_size"],
+        mlp_ratio=float(published["mlp_ratio"]),
+        relative_positions="shared" if shared else "block" if own else "none",
+        absolute_positions=published["use_abs_pos_emb"],
+        layer_scale=published["init_values"] or None,
+        qkv_bias=published["qkv_bias"],
+        drop_path=published["drop_path"],
+    )
+
+
+def unit_draws(method: Method, noise: Tensor, unit: int) -> FixedNoise:
+    """Return a case's noise, by which the least is hidden, as ours, by which the least is seen."""
+    coarse = [-(-n // unit) for n in method.grid.shape]
+    if unit == 1:
+        return FixedNoise({"mask": -noise})
+    return FixedNoise({"unit": -noise.reshape(len(noise), 1, *coarse)})
+
+
+def every(method: Method, num: int) -> Tensor:
+    """Return the index of every token, for each image."""
+    return all_tokens(num, method.grid.num_tokens, torch.device("cpu"))
+
+
+def run_simmim_vit(case: Case) -> dict[str, Tensor]:
+    """Compute everything a case of SimMIM on a ViT may ask for."""
+    published, images = case["config"], inputs(case)["images"]
+    unit = published["mask_patch_size"] // published["patch_size"]
+    config = SimMIMViTConfig(
+        encoder=beit_config(published),
+        mask_ratio=published["mask_ratio"],
+        mask_unit=unit,
+        as_published=True,
+    )
+    method = build(case, config, published["patch_size"])
+    output = run_step(method, images, unit_draws(method, inputs(case)["noise"], unit))
+    shape, num = method.grid.shape, len(images)
+    tokens = pixel_head(method).predict(output.features, output.plan, every(method, num))
+    hidden = membership(output.plan.predict, method.grid.num_tokens).float()
+    return {
+        "loss": output.loss,
+        "features": output.features.last.transpose(1, 2).unflatten(2, shape),
+        "reconstruction": unpatchify(tokens, method.grid),
+        "mask": hidden.unflatten(1, shape),
+        **gradient_norms(method, case["outputs"], names(case, "simmim-vit"), ""),
+    }
+
+
+ADAPTERS = {"simmim-vit": run_simmim_vit}
