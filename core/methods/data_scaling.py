@@ -16,7 +16,7 @@ from ..grid import Grid
 from ..method import Method
 from ..targets.local_norm import LocalNormTarget
 from .config_swin import SwinConfig
-from .simmim import full_grid
+from .simmim import full_grid, unit_mask
 from .spec import MethodSpec
 from .swin_weights import SWIN_IGNORED, SWIN_NAMES, infer_swin, prepare_swin
 
@@ -56,7 +56,8 @@ def data_scaling(config: DataScalingConfig, grid: Grid) -> Method:
     """Compose the method for a grid of any rank."""
     floor = 0.0 if config.as_published else config.noise_floor
     target = LocalNormTarget(noise_floor=floor, window=config.target_window)
-    return full_grid(config, grid, target)
+    mask = unit_mask(grid, config.mask_ratio, config.mask_unit, as_published=config.as_published)
+    return full_grid("data-scaling", config.encoder, grid, mask, target)
 
 
 def _infer(state: Mapping[str, Tensor], **heads: int | None) -> DataScalingConfig:

@@ -17,7 +17,7 @@ from ..grid import Grid
 from ..method import Method
 from ..targets.pixels import PixelTarget
 from .config_swin import SwinConfig
-from .simmim import full_grid
+from .simmim import full_grid, unit_mask
 from .spec import MethodSpec
 from .swin_weights import SWIN_IGNORED, SWIN_NAMES, infer_swin, prepare_swin
 
@@ -68,7 +68,8 @@ class SatVisionTOAConfig:
 
 def satvision_toa(config: SatVisionTOAConfig, grid: Grid) -> Method:
     """Compose SatVision-TOA for a grid of any rank."""
-    return full_grid(config, grid, PixelTarget(norm_pix=False))
+    mask = unit_mask(grid, config.mask_ratio, config.mask_unit, as_published=config.as_published)
+    return full_grid("satvision-toa", config.encoder, grid, mask, PixelTarget(norm_pix=False))
 
 
 def _infer(state: Mapping[str, Tensor], **heads: int | None) -> SatVisionTOAConfig:
@@ -85,4 +86,5 @@ SPEC = MethodSpec(
     ignored=SWIN_IGNORED,
     prepare=prepare_swin,
     infer=_infer,
+    flat_patches=True,
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil, prod
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor
 
@@ -49,35 +49,6 @@ class SimMIMConfig:
         return 1.0
 
 
-class FullGridConfig(Protocol):
-    """What the methods of this family are configured by."""
-
-    @property
-    def name(self) -> str:
-        """Name of the method."""
-        ...
-
-    @property
-    def encoder(self) -> SwinConfig:
-        """The encoder."""
-        ...
-
-    @property
-    def mask_ratio(self) -> float:
-        """Share of the units that are hidden."""
-        ...
-
-    @property
-    def mask_unit(self) -> int:
-        """Tokens per side of a unit."""
-        ...
-
-    @property
-    def as_published(self) -> bool:
-        """Reproduce the released code."""
-        ...
-
-
 def unit_mask(grid: Grid, ratio: float, unit: int, *, as_published: bool) -> MaskStrategy:
     """Return the mask that hides the ceiling of a share of units (simmim.md, step 1).
 
@@ -102,26 +73,29 @@ def unit_mask(grid: Grid, ratio: float, unit: int, *, as_published: bool) -> Mas
     return UnitMask(grid.num_tokens - hidden, hidden, unit)
 
 
-def full_grid(config: FullGridConfig, grid: Grid, target: Target) -> Method:
-    """Compose a method of this family: they differ in encoder and target.
+def full_grid(
+    name: str, config: SwinConfig, grid: Grid, mask: MaskStrategy, target: Target
+) -> Method:
+    """Compose a method of this family: they differ in encoder, mask and target.
 
     Args:
-        config: of the method.
+        name: of the method.
+        config: of the encoder.
         grid: geometry of the tokens.
+        mask: what is hidden.
         target: what is regressed.
     """
-    encoder = config.encoder.build(grid)
-    mask = unit_mask(grid, config.mask_ratio, config.mask_unit, as_published=config.as_published)
-    cell = encoder.shape.stride // grid.patch[0]
+    encoder, cell = config.build(grid), config.stride // config.patch_size
     decoder = LinearDecoder(grid, encoder.embed_dim, target.out_dim(grid), cell)
     heads = {"pixels": Head(decoder, target, l1)}
-    corruption = MaskToken(encoder.shape.embed_dim)
-    return Method(config.name, grid, mask, encoder, heads, corruption=corruption)
+    corruption = MaskToken(config.embed_dim)
+    return Method(name, grid, mask, encoder, heads, corruption=corruption)
 
 
 def simmim(config: SimMIMConfig, grid: Grid) -> Method:
     """Compose SimMIM for a grid of any rank."""
-    return full_grid(config, grid, PixelTarget(norm_pix=False))
+    mask = unit_mask(grid, config.mask_ratio, config.mask_unit, as_published=config.as_published)
+    return full_grid("simmim", config.encoder, grid, mask, PixelTarget(norm_pix=False))
 
 
 def _infer(state: Mapping[str, Tensor], **heads: int | None) -> SimMIMConfig:
@@ -137,4 +111,5 @@ SPEC = MethodSpec(
     ignored=SWIN_IGNORED,
     prepare=prepare_swin,
     infer=_infer,
+    flat_patches=True,
 )
