@@ -1,4 +1,4 @@
-"""A feature pyramid that is pre-trained with its encoder, and what reads it (itpn.md, "Pyramid")."""
+"""A feature pyramid that is pre-trained with its encoder, and what reads it (itpn.md)."""
 
 from __future__ import annotations
 

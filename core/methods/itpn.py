@@ -119,4 +119,5 @@ SPEC = MethodSpec(
     },
     # Integers that follow from the grid.
     ignored=("relative_position_index",),
+    learned_positions=True,
 )

@@ -37,6 +37,7 @@ class MethodSpec:
             in front of a loss that compares; their gradient is zero up to rounding.
         flat_patches: patches without contrast are learnt from, because targets keep a patch's own
             level (raw pixels) and nothing is divided by a tiny deviation.
+        learned_positions: the encoder's position table is a trained parameter, as published.
     """
 
     config: type
@@ -49,6 +50,7 @@ class MethodSpec:
     ranks: tuple[int, ...] = (1, 2, 3)
     indifferent: Sequence[str] = ()
     flat_patches: bool = False
+    learned_positions: bool = False
 
     @property
     def name(self) -> str:

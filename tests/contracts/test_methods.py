@@ -79,7 +79,8 @@ def test_forward_backward_and_which_parameters_learn(name: str, grid: str) -> No
             assert parameter.grad.abs().max() < 1e-6, parameter_name
             continue
         assert parameter.grad.abs().sum() > 0, parameter_name
-    assert not any("pos_embed" in n for n, _ in method.named_parameters())
+    trained = [n for n, _ in method.named_parameters() if "pos_embed" in n]
+    assert trained == ["encoder.pos_embed"] * METHODS[name].learned_positions
 
 
 @pytest.mark.parametrize("name", METHODS)
