@@ -44,8 +44,10 @@ def cross_block(
     context_dim: int,
     ratio: float = 4.0,
     self_attn: bool = False,
+    num_wanted: int | None = None,
 ) -> int:
-    """Return the FLOP of a cross-attention block."""
-    read = 2 * linear(num_queries, dim, dim) + linear(num_keys, context_dim, 2 * dim)
-    own = self_attention(num_queries, dim) if self_attn else 0
-    return own + read + attention(num_queries, num_keys, dim) + mlp(num_queries, dim, ratio)
+    """Return the FLOP of a cross-attention block; see `self_attention` for `num_wanted`."""
+    wanted = num_queries if num_wanted is None else num_wanted
+    read = 2 * linear(wanted, dim, dim) + linear(num_keys, context_dim, 2 * dim)
+    own = self_attention(num_queries, dim, wanted) if self_attn else 0
+    return own + read + attention(wanted, num_keys, dim) + mlp(wanted, dim, ratio)

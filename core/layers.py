@@ -195,10 +195,21 @@ class CrossBlock(nn.Module):
         context: Float[Tensor, "b k c"],
         key_mask: KeyMask | None = None,
         query_mask: Bool[Tensor, "b q"] | None = None,
-    ) -> Float[Tensor, "b q w"]:
-        """Optional self-attention, cross-attention, MLP, each with a residual."""
+        index: Int[Tensor, "b p"] | None = None,
+    ) -> Float[Tensor, "b p w"]:
+        """Optional self-attention, cross-attention, MLP, each with a residual.
+
+        Args:
+            x: queries.
+            context: what they read.
+            key_mask: true where the context may be read.
+            query_mask: true where a query may be read by the others.
+            index: queries whose output is wanted, see `Block`; None for all.
+        """
+        own = x if index is None else take(x, index)
         if self.self_attn is not None:
-            x = x + self.self_attn(self.norm0(x), query_mask)
+            own = own + self.self_attn(self.norm0(x), query_mask, index)
+        x = own
         x = x + self.cross_attn(self.norm1(x), context, key_mask)
         return x + self.mlp(self.norm2(x))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..recipe import Recipe
-from . import published, satellite, teachers
+from . import multi_scale, published, satellite, teachers
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    **multi_scale.RECIPES,
     **published.RECIPES,
     **satellite.RECIPES,
     **teachers.RECIPES,
