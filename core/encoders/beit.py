@@ -14,7 +14,7 @@ from torch.nn import functional
 from .. import flops
 from ..errors import UsageError
 from ..grid import Grid
-from ..layers import Attention, Block, KeyMask
+from ..layers import Attention, DropPath, KeyMask, Mlp
 from ..positions import resize
 from ..tokens import take
 from .contract import Encoder, Features, Pass
@@ -72,7 +72,7 @@ def resize_offsets(
     body = table[:-NUM_CLASS_ROWS].unflatten(0, tuple(2 * n - 1 for n in old))
     for axis, (before, after) in enumerate(zip(old, new, strict=True)):
         weights = _offset_weights(before, after).to(body)
-        body = torch.tensordot(weights, body, dims=([1], [axis])).movedim(0, axis)
+        body = (body.movedim(axis, -1) @ weights.T).movedim(-1, axis)
     return torch.cat([body.flatten(0, -2), table[-NUM_CLASS_ROWS:]])
 
 
@@ -128,7 +128,7 @@ class BiasAttention(Attention):
         return functional.linear(x, self.qkv.weight, bias)
 
 
-class ScaledBlock(Block):
+class ScaledBlock(nn.Module):
     """Pre-norm block whose branches are scaled per channel (`gamma_1`, `gamma_2` as in timm).
 
     Args:
@@ -139,7 +139,6 @@ class ScaledBlock(Block):
         layer_scale: value at which the scales start; None for branches without scale.
     """
 
-    attn: BiasAttention
     gamma_1: Tensor | None
     gamma_2: Tensor | None
 
@@ -151,8 +150,12 @@ class ScaledBlock(Block):
         drop_path: float = 0.0,
         layer_scale: float | None = 0.1,
     ) -> None:
-        super().__init__(dim, attn.num_heads, mlp_ratio, drop_path)
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
         for name in ("gamma_1", "gamma_2"):
             start = None if layer_scale is None else torch.full((dim,), layer_scale)
             self.register_parameter(name, None if start is None else nn.Parameter(start))
