@@ -53,7 +53,7 @@ class Setting:
 
 ACROSS = reconstruct.Data("clouds-across", 60, "Landsat-5 for training, Sentinel-2 for the test")
 SETTINGS = (
-    Setting("few labelled blocks", reconstruct.CLOUDS, 4, 60),
+    Setting("few labelled blocks", reconstruct.CLOUDS, 4, 40),
     Setting("Landsat-5 to Sentinel-2", ACROSS, None, 8),
 )
 METRICS = {"balanced_accuracy": "balanced accuracy", "miou": "mean IoU"}

@@ -19,7 +19,7 @@ from .tuning import RATES, STARTS, Start, Tuning, best_rate, candidates
 from .units import Numbers, Study, Unit, run_units
 
 NAME = "finetune"
-LABELS = {"all labels": (None, 8), "10 a class": (10, 60)}  # labels a class, epochs
+LABELS = {"all labels": (None, 6), "10 a class": (10, 40)}  # labels a class, epochs
 METHOD = "SelectiveMAE"
 
 

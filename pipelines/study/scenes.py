@@ -42,11 +42,11 @@ from .units import Numbers, Study, Unit, run_path, run_units
 
 NAME = "scenes"
 RECIPES = {
-    "SelectiveMAE": "satellite/selectivemae-scenes",
-    "MAE": "satellite/mae-scenes",
+    "SelectiveMAE": "satellite/selectivemae-tiny",
+    "MAE": "satellite/mae-tiny",
 }
 FEW, DRAWS = 10, 8
-EPOCHS = 40  # of SelectiveMAE; the other method gets the same time
+EPOCHS = 20  # of SelectiveMAE; the other method gets the same time
 _TURNS, _STEPS = 12, 4
 
 

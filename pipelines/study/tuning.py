@@ -17,7 +17,7 @@ from .units import Numbers, Unit, run_path
 
 Start = Literal["pre-trained", "scratch"]
 STARTS: tuple[Start, ...] = ("pre-trained", "scratch")
-RATES = (1e-3, 4e-3, 1.6e-2)
+RATES = (2e-3, 8e-3)
 """Learning rates per 256 samples that each side chooses from, on validation rows."""
 
 
