@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -34,48 +34,61 @@ from .windows import Windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwinShape:
-    """Architecture of a Swin.
+class SwinConfig:
+    """Swin or SwinV2, whose small patches lie inside the tokens that a mask hides."""
 
-    Args:
-        embed_dim: width of the first stage; each later one is twice as wide.
-        depths: blocks per stage.
-        num_heads: attention heads per stage.
-        window_size: cells per side of a window; stages with a smaller grid use one window.
-        stem_size: pixels per side of the patches that are embedded.
-        version: 2 for SwinV2: cosine attention, continuous position bias, norms after branches.
-        mlp_ratio: hidden width of the MLP over the width.
-        qkv_bias: bias of queries, keys and values (version 2 has none for keys).
-        patch_norm: normalise embedded patches.
-        pretrained_windows: window per stage of the pre-training, when a model of version 2 goes on
-            with another one; None for its own.
-        extra_norm_period: normalise the output of every n-th block of a stage; 0 for none.
-        extra_norm_stage: normalise the output of the last block of every stage.
-        drop_path: rate of the last block; earlier ones rise linearly from zero.
-        checkpoint: recompute blocks in the backward instead of keeping what they computed.
-        eps: of the norms.
-    """
-
-    embed_dim: int
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
-    window_size: int
+    name: Literal["swin"] = "swin"
+    """Kind of encoder."""
+    patch_size: int = 32
+    """Pixels per side of a token, which a mask hides as a whole: the encoder's stride or less."""
     stem_size: int = 4
-    version: int = 1
+    """Pixels per side of the patches that are embedded."""
+    embed_dim: int = 96
+    """Width of the first stage; each later one is twice as wide."""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Blocks per stage."""
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    """Attention heads per stage."""
+    window_size: int = 6
+    """Cells per side of a window; a stage with a smaller grid uses one window."""
+    version: Literal[1, 2] = 1
+    """2 for SwinV2: cosine attention, continuous position bias, norms behind the branches."""
     mlp_ratio: float = 4.0
+    """Hidden width of the MLP over the width."""
     qkv_bias: bool = True
+    """Bias of queries, keys and values."""
     patch_norm: bool = True
+    """Normalise embedded patches."""
     pretrained_windows: tuple[int, ...] | None = None
+    """Window per stage of the pre-training, when a SwinV2 goes on with another one."""
     extra_norm_period: int = 0
+    """Normalise the output of every n-th block of a stage; 0 for none."""
     extra_norm_stage: bool = False
+    """Normalise the output of the last block of every stage."""
     drop_path: float = 0.0
+    """Rate at which residual branches of the last block are dropped; rises linearly from zero."""
     checkpoint: bool = False
+    """Recompute blocks in the backward: less memory, about a third more time."""
     eps: float = 1e-5
+    """Added to variances by the norms."""
+
+    @property
+    def depth(self) -> int:
+        """Blocks of all stages."""
+        return sum(self.depths)
 
     @property
     def stride(self) -> int:
         """Pixels per side of a cell of the last stage."""
         return self.stem_size * 2 ** (len(self.depths) - 1)
+
+    def build(self, grid: Grid) -> Swin:
+        """Return the encoder for a grid.
+
+        Raises:
+            UsageError: when numbers do not fit each other, see `check`.
+        """
+        return Swin(grid, self)
 
     def check(self, token_size: Sequence[int]) -> None:
         """Raise UsageError unless the numbers fit each other and the tokens of a grid."""
@@ -106,9 +119,9 @@ class SwinShape:
 class Stem(PatchEmbed):
     """Patch embedding and its norm."""
 
-    def __init__(self, grid: Grid, shape: SwinShape) -> None:
-        super().__init__(grid, shape.embed_dim)
-        self.norm = nn.LayerNorm(shape.embed_dim, eps=shape.eps) if shape.patch_norm else None
+    def __init__(self, grid: Grid, config: SwinConfig) -> None:
+        super().__init__(grid, config.embed_dim)
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.eps) if config.patch_norm else None
 
     def forward(self, patches: Float[Tensor, "b v p"]) -> Float[Tensor, "b v d"]:
         """Embed patches in `patchify`'s order."""
@@ -120,44 +133,44 @@ class Stage(nn.Module):
     """Blocks on one grid, and the merging into the next.
 
     Args:
-        shape: architecture.
+        config: architecture.
         number: which stage, from zero.
         grid: cells per axis that it is made for; larger windows are shrunk to it.
         rates: drop-path rate of each block.
     """
 
     def __init__(
-        self, shape: SwinShape, number: int, grid: tuple[int, ...], rates: Sequence[float]
+        self, config: SwinConfig, number: int, grid: tuple[int, ...], rates: Sequence[float]
     ) -> None:
         super().__init__()
-        self.dim, self.mlp_ratio = shape.embed_dim * 2**number, shape.mlp_ratio
-        self.reach = tuple(min(shape.window_size, n) for n in grid)
-        self.checkpoint, depth = shape.checkpoint, shape.depths[number]
-        new = shape.version == 2
+        self.dim, self.mlp_ratio = config.embed_dim * 2**number, config.mlp_ratio
+        self.reach = tuple(min(config.window_size, n) for n in grid)
+        self.checkpoint, depth = config.checkpoint, config.depths[number]
+        new = config.version == 2
         self.blocks = nn.ModuleList(
             SwinBlock(
-                self._attention(shape, number),
+                self._attention(config, number),
                 self.dim,
-                shape.mlp_ratio,
+                config.mlp_ratio,
                 post_norm=new,
-                extra_norm=_extra_norm(shape, index, depth),
+                extra_norm=_extra_norm(config, index, depth),
                 drop_path=rates[index],
-                eps=shape.eps,
+                eps=config.eps,
             )
             for index in range(depth)
         )
-        last = number == len(shape.depths) - 1
+        last = number == len(config.depths) - 1
         self.downsample = (
-            None if last else PatchMerging(self.dim, len(grid), post_norm=new, eps=shape.eps)
+            None if last else PatchMerging(self.dim, len(grid), post_norm=new, eps=config.eps)
         )
 
-    def _attention(self, shape: SwinShape, number: int) -> WindowAttention:
-        heads = shape.num_heads[number]
-        if shape.version == 1:
-            return TableAttention(self.dim, self.reach, heads, shape.qkv_bias)
-        trained = shape.pretrained_windows
+    def _attention(self, config: SwinConfig, number: int) -> WindowAttention:
+        heads = config.num_heads[number]
+        if config.version == 1:
+            return TableAttention(self.dim, self.reach, heads, config.qkv_bias)
+        trained = config.pretrained_windows
         reach = None if trained is None else (trained[number],) * len(self.reach)
-        return CosineAttention(self.dim, self.reach, heads, shape.qkv_bias, reach)
+        return CosineAttention(self.dim, self.reach, heads, config.qkv_bias, reach)
 
     def forward(
         self, x: Float[Tensor, "b *s d"], readable: Bool[Tensor, "b *s"] | None
@@ -194,30 +207,30 @@ class Swin(Encoder):
 
     Args:
         grid: geometry of the tokens, for which windows are chosen.
-        shape: architecture.
+        config: architecture.
 
     Raises:
-        UsageError: when numbers do not fit each other, see `SwinShape.check`.
+        UsageError: when numbers do not fit each other, see `SwinConfig.check`.
     """
 
-    def __init__(self, grid: Grid, shape: SwinShape) -> None:
+    def __init__(self, grid: Grid, config: SwinConfig) -> None:
         super().__init__()
-        shape.check(grid.patch)
-        self.grid, self.shape, self.depth = grid, shape, len(shape.depths)
-        self.embed_dim = shape.embed_dim * 2 ** (self.depth - 1)
-        self.num_heads = shape.num_heads
-        self.split = tuple(size // shape.stem_size for size in grid.patch)
-        stem = Grid(self.stem_shape(grid.shape), (shape.stem_size,) * grid.ndim, grid.channels)
-        self.patch_embed = Stem(stem, shape)
-        count = sum(shape.depths)
-        rates = iter([shape.drop_path * i / max(count - 1, 1) for i in range(count)])
+        config.check(grid.patch)
+        self.grid, self.config, self.depth = grid, config, len(config.depths)
+        self.embed_dim = config.embed_dim * 2 ** (self.depth - 1)
+        self.num_heads = config.num_heads
+        self.split = tuple(size // config.stem_size for size in grid.patch)
+        stem = Grid(self.stem_shape(grid.shape), (config.stem_size,) * grid.ndim, grid.channels)
+        self.patch_embed = Stem(stem, config)
+        count = sum(config.depths)
+        rates = iter([config.drop_path * i / max(count - 1, 1) for i in range(count)])
         cells = self.stage_shapes(grid.shape)
         self.layers = nn.ModuleList(
-            Stage(shape, number, cells[number], [next(rates) for _ in range(depth)])
-            for number, depth in enumerate(shape.depths)
+            Stage(config, number, cells[number], [next(rates) for _ in range(depth)])
+            for number, depth in enumerate(config.depths)
         )
-        self.norm = nn.LayerNorm(self.embed_dim, eps=shape.eps)
-        init_swin(self, post_norm=shape.version == 2)
+        self.norm = nn.LayerNorm(self.embed_dim, eps=config.eps)
+        init_swin(self, post_norm=config.version == 2)
 
     @property
     def stages(self) -> Iterator[Stage]:
@@ -241,7 +254,7 @@ class Swin(Encoder):
 
     def tap_dim(self, tap: int = -1) -> int:
         """Return the width of a stage's output (-1: of the final features)."""
-        return self.shape.embed_dim * 2 ** (
+        return self.config.embed_dim * 2 ** (
             self.depth - 1 if tap < 0 else min(tap + 1, self.depth - 1)
         )
 
@@ -303,9 +316,9 @@ class Swin(Encoder):
 
     def embed_flops(self, num_tokens: int) -> int:
         """Return the FLOP of embedding tokens of one sample."""
-        grid, stem = self.grid, self.shape.stem_size**self.grid.ndim
+        grid, stem = self.grid, self.config.stem_size**self.grid.ndim
         return flops.linear(
-            num_tokens * prod(self.split), stem * grid.channels, self.shape.embed_dim
+            num_tokens * prod(self.split), stem * grid.channels, self.config.embed_dim
         )
 
     def forward_flops(self, num_tokens: int) -> int:
@@ -315,10 +328,10 @@ class Swin(Encoder):
         return self.embed_flops(num_tokens) + body * num_tokens // self.grid.num_tokens
 
 
-def _extra_norm(shape: SwinShape, index: int, depth: int) -> bool:
+def _extra_norm(config: SwinConfig, index: int, depth: int) -> bool:
     """Return whether a block's output is normalised too (satvision-toa.md, step 7)."""
-    periodic = shape.extra_norm_period > 0 and (index + 1) % shape.extra_norm_period == 0
-    return periodic or (shape.extra_norm_stage and index == depth - 1)
+    periodic = config.extra_norm_period > 0 and (index + 1) % config.extra_norm_period == 0
+    return periodic or (config.extra_norm_stage and index == depth - 1)
 
 
 def _corrupted(

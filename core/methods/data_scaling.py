@@ -12,10 +12,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..encoders.swin import SwinConfig
 from ..grid import Grid
 from ..method import Method
 from ..targets.local_norm import LocalNormTarget
-from .config_swin import SwinConfig
 from .simmim import full_grid, unit_mask
 from .spec import MethodSpec
 from .swin_weights import SWIN_IGNORED, SWIN_NAMES, infer_swin, prepare_swin

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..corruption import MaskToken
 from ..decoders.linear import LinearDecoder
+from ..encoders.swin import SwinConfig
 from ..grid import Grid
 from ..masking.plan import check_counts, count_up
 from ..masking.strategies import MaskStrategy, RandomMask, UnitMask
@@ -23,7 +24,6 @@ from ..method import Head, Method
 from ..objectives.dense import l1
 from ..targets.contract import Target
 from ..targets.pixels import PixelTarget
-from .config_swin import SwinConfig
 from .spec import MethodSpec
 from .swin_weights import SWIN_IGNORED, SWIN_NAMES, infer_swin, prepare_swin
 

@@ -10,8 +10,8 @@ from math import isqrt
 
 from torch import Tensor
 
+from ..encoders.swin import SwinConfig
 from ..errors import WeightsError
-from .config_swin import SwinConfig
 
 SWIN_NAMES = {
     "encoder": "encoder",

@@ -8,20 +8,22 @@ from typing import Any, Literal
 
 from mimkit.core.decoders.feature_pyramid import PyramidConfig
 from mimkit.core.encoders.hivit import HiViTConfig
+from mimkit.core.encoders.swin import SwinConfig
 from mimkit.core.methods import (
     METHODS,
     DataScalingConfig,
     DecoderConfig,
     EncoderConfig,
     HPMConfig,
+    ITPNClipConfig,
     ITPNConfig,
+    LUTConfig,
     MethodConfig,
     SatVisionTOAConfig,
     SimMIMConfig,
     SimMIMViTConfig,
 )
 from mimkit.core.methods.config_beit import BEiTConfig
-from mimkit.core.methods.config_swin import SwinConfig
 
 ENCODER = EncoderConfig(embed_dim=24, depth=2, num_heads=2, patch_size=4)
 DECODER = DecoderConfig(dim=16, depth=2, num_heads=2)
@@ -55,9 +57,17 @@ TINY: dict[str, Callable[[], MethodConfig]] = {
     "hpm": lambda: HPMConfig(encoder=ENCODER, decoder=DECODER, norm_pix=True),
     "data-scaling": lambda: DataScalingConfig(encoder=swin(2, 2), target_window=9),
     # The finest level gives each of its 64 cells of a volume's unit one number.
+    "itpn-clip": lambda: ITPNClipConfig(
+        encoder=hivit(embed_dim=64, depth=5, relative_bias=True, layer_scale=0.1),
+        pyramid=PYRAMID,
+        teacher=ENCODER,
+        mask_ratio=0.6,
+        drop_path=0.0,
+    ),
     "itpn": lambda: ITPNConfig(
         encoder=hivit(relative_bias=True), pyramid=PYRAMID, decoder=replace(DECODER, dim=64)
     ),
+    "lut": lambda: LUTConfig(encoder=ENCODER, decoder=DECODER, projector_hidden=32),
     # The last map is coarser than the tokens, as in the released models.
     "satvision-toa": lambda: SatVisionTOAConfig(encoder=swin(2, 3, extra_norm_period=2)),
     "simmim": lambda: SimMIMConfig(encoder=swin(1, 2)),

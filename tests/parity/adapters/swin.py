@@ -11,11 +11,12 @@ from golden import fill_state
 from torch import Tensor
 
 from mimkit.core.checkpoints.published import import_published
+from mimkit.core.encoders.swin import Swin, SwinConfig
 from mimkit.core.grid import Grid, unpatchify
 from mimkit.core.method import Method, Output
 from mimkit.core.methods import DataScalingConfig, SatVisionTOAConfig, SimMIMConfig
-from mimkit.core.methods.config_swin import SwinConfig
 from mimkit.core.noise import FixedNoise
+from mimkit.core.reconstruction import pixel_head
 from mimkit.core.targets.local_norm import LocalNormTarget
 from mimkit.core.tokens import all_tokens, membership
 
@@ -78,13 +79,14 @@ def images_of(method: Method, tokens: Tensor) -> Tensor:
 def outputs(case: Case, method: Method, output: Output) -> dict[str, Tensor]:
     """Compute everything a case of this family may ask for."""
     grid, stem = method.grid, case["config"]["patch_size"]
-    head = method.heads["pixels"]
+    head, encoder = pixel_head(method), method.encoder
+    assert isinstance(encoder, Swin)
     everything = all_tokens(len(output.plan.predict), grid.num_tokens, output.loss.device)
     pixels = images_of(method, head.predict(output.features, output.plan, everything))
     hidden = membership(output.plan.predict, grid.num_tokens).float().reshape(-1, *grid.shape)
     for axis, length in enumerate(grid.patch, 1):
         hidden = hidden.repeat_interleave(length // stem, dim=axis)
-    cells = method.encoder.map_shape(grid.shape)
+    cells = encoder.map_shape(grid.shape)
     features = output.features.last.unflatten(1, cells).movedim(-1, 1)
     out = {
         "loss": output.loss,
