@@ -19,6 +19,17 @@ from ..tokens import all_tokens, put
 from .contract import Predictor
 
 
+def decoder_blocks(dim: int, depth: int, num_heads: int, mlp_ratio: float) -> nn.ModuleList:
+    """Return the blocks of a decoder that predicts from its last one.
+
+    Raises:
+        UsageError: for a depth below one.
+    """
+    if depth < 1:
+        raise UsageError(f"decoder.depth {depth}", "is below 1", "use 8, or at least 1")
+    return nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
+
+
 class JointDecoder(Predictor):
     """Self-attention over visible tokens and mask tokens together (mae.md, step 6).
 
@@ -50,14 +61,12 @@ class JointDecoder(Predictor):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise UsageError(f"decoder.depth {depth}", "is below 1", "use 8, or at least 1")
         self.num_tokens, self.dim, self.mlp_ratio = grid.num_tokens, dim, mlp_ratio
         self.num_prefix = num_prefix
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("pos_embed", sincos(grid.shape, dim, num_prefix=num_prefix)[None])
-        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks = decoder_blocks(dim, depth, num_heads, mlp_ratio)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, out_dim)
         init_transformer(self)

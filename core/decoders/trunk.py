@@ -10,11 +10,12 @@ from .. import flops
 from ..encoders.contract import Features
 from ..errors import UsageError
 from ..grid import Grid
-from ..layers import Block, init_transformer
+from ..layers import init_transformer
 from ..masking.plan import MaskPlan
 from ..positions import sincos
 from ..tokens import all_tokens, put
 from .contract import Predictor, Trunk
+from .joint import decoder_blocks
 
 
 class JointTrunk(Trunk):
@@ -78,11 +79,9 @@ class TrunkDecoder(Predictor):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise UsageError(f"decoder.depth {depth}", "is below 1", "use 8, or at least 1")
         self.num_tokens, self.dim, self.mlp_ratio = grid.num_tokens, dim, mlp_ratio
         self.num_prefix = num_prefix
-        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks = decoder_blocks(dim, depth, num_heads, mlp_ratio)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, out_dim)
         init_transformer(self)

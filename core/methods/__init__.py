@@ -9,6 +9,8 @@ from . import data_scaling as _data_scaling
 from . import hi_end_mae as _hi_end_mae
 from . import hpm as _hpm
 from . import itpn as _itpn
+from . import itpn_clip as _itpn_clip
+from . import lut as _lut
 from . import mae as _mae
 from . import satvision_toa as _satvision_toa
 from . import selectivemae as _selectivemae
@@ -19,6 +21,8 @@ from .data_scaling import DataScalingConfig
 from .hi_end_mae import HiEndMAEConfig
 from .hpm import HPMConfig
 from .itpn import ITPNConfig
+from .itpn_clip import ITPNClipConfig
+from .lut import LUTConfig
 from .mae import MAEConfig
 from .satvision_toa import SatVisionTOAConfig
 from .selectivemae import SelectiveMAEConfig
@@ -33,7 +37,9 @@ __all__ = [
     "EncoderConfig",
     "HPMConfig",
     "HiEndMAEConfig",
+    "ITPNClipConfig",
     "ITPNConfig",
+    "LUTConfig",
     "MAEConfig",
     "MethodConfig",
     "MethodSpec",
@@ -49,7 +55,9 @@ MethodConfig = (
     DataScalingConfig
     | HPMConfig
     | HiEndMAEConfig
+    | ITPNClipConfig
     | ITPNConfig
+    | LUTConfig
     | MAEConfig
     | SatVisionTOAConfig
     | SelectiveMAEConfig
@@ -64,6 +72,8 @@ METHODS: dict[str, MethodSpec] = {
         _hi_end_mae.SPEC,
         _hpm.SPEC,
         _itpn.SPEC,
+        _itpn_clip.SPEC,
+        _lut.SPEC,
         _mae.SPEC,
         _satvision_toa.SPEC,
         _selectivemae.SPEC,

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import re
+from collections.abc import Callable, Mapping
 
 import torch
+from golden import fill, fill_state
 from torch import Tensor
 
 from mimkit.core.batch import Batch, Progress
+from mimkit.core.checkpoints.published import import_published
+from mimkit.core.decoders.projector import Norm
+from mimkit.core.grid import Grid
 from mimkit.core.masking.hard import HardMask
 from mimkit.core.method import Method
-from mimkit.core.methods import HPMConfig
+from mimkit.core.methods import HPMConfig, LUTConfig
 from mimkit.core.noise import FixedNoise
+from mimkit.core.objectives.alignment import CrossViewAlignment
 from mimkit.core.objectives.ranking import absolute
 from mimkit.core.reconstruction import pixel_head
-from mimkit.core.tokens import membership
+from mimkit.core.tokens import all_tokens, membership
 
 from .common import Case, decoder_config, encoder_config, inputs, names, published_method
 
@@ -73,4 +80,83 @@ def in_raster_order(sequence: Tensor, visible: Tensor) -> Tensor:
     return torch.cat([sequence[:, :num_prefix], body], dim=1)
 
 
-ADAPTERS = {"hpm": run_hpm}
+NORMS: dict[str, Norm] = {"BN": "batch", "LN": "layer"}
+
+
+def lut_state(case: Case) -> dict[str, Tensor]:
+    """Fill a case's weights and the teacher's running statistics, which its inputs describe."""
+    state = fill_state(case["state"])
+    for name in [n for n in state if re.fullmatch(r"ema/head\.\d+\.bias", n)]:
+        stem, shape = name.removesuffix("bias"), tuple(state[name].shape)
+        state[f"{stem}running_mean"] = 0.1 * fill(f"{stem}running_mean", shape, "normal")
+        state[f"{stem}running_var"] = 0.5 + fill(f"{stem}running_var", shape, "uniform")
+    return state
+
+
+def lut_config(published: Mapping) -> LUTConfig:
+    """Translate a case's configuration."""
+    return LUTConfig(
+        encoder=encoder_config(published),
+        decoder=decoder_config(published),
+        mask_ratio=published["mask_ratio"],
+        projector_hidden=published["head_hidden"],
+        projector_depth=published["head_depth"],
+        predictor_depth=published["predictor_depth"],
+        projector_norm=NORMS.get(published["head_norm"], "none"),
+        projector_activation=published["head_act"].lower(),
+        pixel_weight=published["w_mae"],
+        alignment_weight=published["w_bc"],
+        norm_pix=published["norm_pix_loss"],
+        as_published=True,
+    )
+
+
+def run_lut(case: Case) -> dict[str, Tensor]:
+    """Compute everything a LUT case may ask for."""
+    published, given = case["config"], inputs(plain_inputs(case))
+    config = lut_config(published)
+    size, patch = published["img_size"], published["patch_size"]
+    sides = tuple(size) if isinstance(size, list) else (size, size)
+    grid = Grid.for_image(sides, patch, published["in_chans"])
+    method = import_published(lut_state(case), "lut", config=config, grid=grid).method
+    num = len(given["view1"])
+    batch = Batch(given["view1"], None, torch.arange(num), second=given["view2"])
+    output = method(batch, Progress(0, 1), FixedNoise({"mask": given["noise"]}))
+    output.loss.backward()
+    seen, alignment = output.seen, method.objectives["alignment"]
+    assert isinstance(alignment, CrossViewAlignment)
+    everything = all_tokens(num, grid.num_tokens, given["view1"].device)
+    students = alignment.student(seen.features, 2, torch.ones(2 * num, dtype=torch.bool)).chunk(2)
+    teachers = alignment.taught(seen.context).chunk(2)
+    hidden = 1 - membership(seen.plan.visible, grid.num_tokens).float()
+    return {
+        "loss": output.loss,
+        "loss_mae": output.terms["pixels"],
+        "loss_bc": output.terms["alignment"],
+        "pred": pixel_head(method).predict(output.features, output.plan, everything),
+        **{f"student{k + 1}": students[k] for k in range(2)},
+        **{f"teacher{k + 1}": teachers[k] for k in range(2)},
+        **{f"mask{k + 1}": hidden.chunk(2)[k] for k in range(2)},
+        "latent2_cls": seen.features.prefix[num:, 0],
+        **own_gradient_norms(method, case, names(case, "lut").__getitem__, "grad_norm/"),
+        **{key: averaged(method, key) for key in case["outputs"] if key.startswith("ema_update/")},
+    }
+
+
+def plain_inputs(case: Case) -> dict:
+    """Leave out inputs that are described in words."""
+    tensors = {k: v for k, v in case["inputs"].items() if isinstance(v, Mapping)}
+    return {**case, "inputs": tensors}
+
+
+def averaged(method: Method, key: str) -> Tensor:
+    """Return an encoder's tensor of the teacher after an update; key: ema_update/MOMENTUM/NAME."""
+    _, keep, name = key.split("/")
+    teacher = copy.deepcopy(method.teacher)
+    assert teacher is not None
+    teacher.momentum = lambda progress: float(keep)
+    teacher.update({n: method.get_submodule(n) for n in teacher.names}, Progress(0, 1))
+    return teacher.copy_of("encoder").state_dict()[name]
+
+
+ADAPTERS = {"hpm": run_hpm, "lut": run_lut}
