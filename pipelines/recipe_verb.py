@@ -52,6 +52,7 @@ class RecipeFacts:
         millions: parameters of the encoder, in millions.
         gflop: GFLOP of one image in a training step.
         num_tokens: tokens of an image.
+        image_size: pixels per axis.
         source: where the method was published.
     """
 
@@ -60,6 +61,7 @@ class RecipeFacts:
     millions: float
     gflop: float
     num_tokens: int
+    image_size: tuple[int, ...]
     source: str
 
 
@@ -97,26 +99,31 @@ def facts(name: str, channels: int = 3) -> RecipeFacts:
         sum(p.numel() for p in method.encoder.parameters()) / 1e6,
         training_flops(method).training / 1e9,
         grid.num_tokens,
+        grid.image_size,
         spec(recipe.method.name).source,
     )
 
 
 def show_list(rows: list[RecipeFacts]) -> None:
-    """Print a table of recipes."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print recipes in groups, a method's smallest encoder first."""
+    say("\n".join(list_lines(rows)))
 
-    table = Table()
-    table.add_column("recipe", no_wrap=True, overflow="fold")
-    for column in ("encoder", "GFLOP", "tokens"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("method")
-    for row in rows:
-        numbers = (f"{row.millions:.1f} M", f"{row.gflop:.2f}", str(row.num_tokens))
-        table.add_row(row.name, *numbers, f"{row.method}, {row.source}")
-    console = Console()
-    console.print(table)
-    console.print("GFLOP of one image in a training step; tokens of an image")
+
+def list_lines(rows: list[RecipeFacts]) -> list[str]:
+    """Return recipes in groups by method, in lines of at most 80 characters but for long names."""
+    width = max(len(row.name) for row in rows)
+    heading = f"{'encoder':>{width + 11}}{'GFLOP':>10}{'tokens':>9}  image"
+    lines = [heading]
+    for method in sorted({row.method for row in rows}):
+        group = sorted((r for r in rows if r.method == method), key=lambda r: (r.millions, r.name))
+        lines += ["", f"{method}: {group[0].source}"]
+        lines += [
+            f"  {row.name:<{width}}{row.millions:>7.1f} M{row.gflop:>10,.2f}{row.num_tokens:>9}  "
+            + " x ".join(map(str, row.image_size))
+            for row in group
+        ]
+    notes = "encoder: parameters; GFLOP: of one image in a training step; tokens: of an image"
+    return [*lines, "", notes, "`mimkit recipe show NAME` says data, hardware and what to expect"]
 
 
 def describe(name: str, channels: int = 3) -> str:

@@ -202,16 +202,17 @@ def sha256(path: str | Path) -> str:
 def card(method: Method, config: MethodConfig, content: Mapping, data: Mapping) -> str:
     """Return the model card as Markdown."""
     grid = method.grid
-    millions = sum(p.numel() for p in method.encoder.parameters()) / 1e6
+    encoder = method.encoder
+    millions = sum(p.numel() for p in encoder.parameters()) / 1e6
     lines = [
         f"# {config.name} encoder",
         "",
-        f"ViT, {millions:.1f} M parameters, {config.encoder.embed_dim} wide, "
-        f"{config.encoder.depth} blocks, patch {grid.patch}, pre-trained with {config.name} on "
+        f"{type(encoder).__name__}, {millions:.1f} M parameters, {encoder.embed_dim} wide, "
+        f"{encoder.depth} blocks, patch {grid.patch}, pre-trained with {config.name} on "
         f"{grid.image_size} pixels of {grid.channels} channels.",
         "",
-        "`model.safetensors` has timm's parameter names. Inputs must be normalised as",
-        "`config.json` says under `normaliser`.",
+        "`model.safetensors` holds the encoder; a plain ViT has timm's parameter names. Inputs",
+        "must be normalised as `config.json` says under `normaliser`.",
         "",
         "## Trained on",
         "",

@@ -19,6 +19,7 @@ from ...core.checkpoints.model_dir import (
 )
 from ...core.checkpoints.run_state import list_states
 from ...core.config_tree import from_plain
+from ...core.encoders.contract import Encoder
 from ...core.errors import UserError, WeightsError
 from ...core.grid import Grid
 from ...core.methods import MethodConfig, build, spec
@@ -70,10 +71,11 @@ def describe_model(path: Path) -> Description:
     normaliser, extra = content.get("normaliser") or {}, content.get("extra") or {}
     task = extra.get("task") or {}
     millions = {name: sum(t.size for t in tensors) / 1e6 for name, tensors in shapes.items()}
-    encoder = config.encoder
+    with torch.device("meta"):
+        encoder = build(config, grid).encoder
     facts: dict[str, Any] = {
         "method": f"{config.name} ({row.source})",
-        "encoder": f"{encoder.embed_dim} wide, {encoder.depth} blocks, {encoder.num_heads} heads",
+        "encoder": encoder_in_words(encoder),
         "images": f"{' x '.join(map(str, grid.image_size))} pixels, {grid.channels} channels",
         "patch": list(grid.patch),
         "tokens": grid.num_tokens,
@@ -89,6 +91,13 @@ def describe_model(path: Path) -> Description:
     table = Table("weights", ("file", "state"), tuple(weights.items()))
     bands = bands_table("normaliser", normaliser)
     return Description("model", path, summary, facts, (table, bands), problems=tuple(problems))
+
+
+def encoder_in_words(encoder: Encoder) -> str:
+    """Return the kind and the size of an encoder."""
+    kind, heads = type(encoder).__name__, getattr(encoder, "num_heads", None)
+    more = f", {heads} heads" if isinstance(heads, int) else ""
+    return f"{kind}, {encoder.embed_dim} wide, {encoder.depth} blocks{more}"
 
 
 def weight_state(path: Path, checksum: str) -> str:

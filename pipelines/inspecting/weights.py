@@ -93,22 +93,26 @@ def describe_weights(path: Path) -> Description:
 
 
 def published(tensors: list[TensorFact]) -> list[str]:
-    """Return the methods whose published checkpoints have these names and shapes."""
+    """Return the methods whose published checkpoints have these names and shapes.
+
+    Those that a file fills completely hide those of which it is only the encoder: many methods
+    have the same one.
+    """
     import torch
 
-    from ...core.checkpoints.published import import_published
+    from ...core.checkpoints.published import fresh_parts, import_published
     from ...core.methods import METHODS
 
-    found = []
+    whole, encoder = [], []
     with torch.device("meta"):  # shapes are compared, nothing is loaded
         state = {tensor.name: torch.empty(tensor.shape) for tensor in tensors}
         for name in METHODS:
             try:
-                import_published(state, name, allow_partial=True)
-                found.append(name)
+                imported = import_published(state, name, allow_partial=True)
             except UserError:
                 continue
-    return found
+            (encoder if fresh_parts(imported.fates) else whole).append(name)
+    return whole or encoder
 
 
 def is_state(path: Path) -> bool:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mimkit.core.checkpoints import exporters
 from mimkit.core.checkpoints.model_dir import load_encoder, load_model, save_model
+from mimkit.core.checkpoints.to_hub import export_hub
 from mimkit.core.errors import UsageError, WeightsError
 from mimkit.core.grid import Grid
 from mimkit.core.methods import (
@@ -155,17 +156,17 @@ def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch) -> N
 
 def test_the_hub_folder_opens_as_a_model_and_checks_first(tmp_path: Path) -> None:
     folder = written(tmp_path / "model", CONFIGS[0])
-    out = exporters.export_hub(folder, tmp_path / "hub")
+    out = export_hub(folder, tmp_path / "hub")
     assert load_model(out).config == CONFIGS[0]
     assert {p.name for p in out.iterdir()} == {p.name for p in folder.iterdir()}
     state = load_file(folder / "model.safetensors")
     save_file({k: v + 1 for k, v in state.items()}, folder / "model.safetensors")
     with pytest.raises(WeightsError, match="is not the file"):
-        exporters.export_hub(folder, tmp_path / "other")
+        export_hub(folder, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
 def test_timm_has_no_3d(tmp_path: Path) -> None:
     folder = written(tmp_path / "model", CONFIGS[0], size=(16, 16, 16))
-    with pytest.raises(UsageError, match="does not exist in timm"):
+    with pytest.raises(UsageError, match="rank 3: does not fit timm's ViT"):
         exporters.export_timm(folder, tmp_path / "timm")

@@ -20,7 +20,7 @@ from mimkit.core.checkpoints.published import (
     rename,
 )
 from mimkit.core.checkpoints.reading import read_tensors
-from mimkit.core.errors import UsageError, WeightsError
+from mimkit.core.errors import UsageError, UserError, WeightsError
 from mimkit.core.grid import Grid
 from mimkit.core.methods import METHODS, build
 
@@ -158,6 +158,19 @@ def test_an_unknown_encoder_tensor_is_an_error() -> None:
 def test_the_decoder_of_another_method_is_refused() -> None:
     with pytest.raises((WeightsError, UsageError)):
         import_published(published_state("selectivemae"), "mae")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_file_of_mae_is_taken_whole_or_refused_in_a_sentence(name: str) -> None:
+    for state in (published_state(), encoder_only(published_state())):
+        said = ""
+        try:
+            fates = import_published(state, name).fates
+        except UserError as error:
+            said, fates = str(error), ()
+        assert {row.fate for row in fates} <= {"loaded", "ignored"}
+        assert said.count(";") >= 1 or fates, "a reason and a remedy"
+        assert "\n" not in said
 
 
 def test_nothing_is_half_loaded() -> None:

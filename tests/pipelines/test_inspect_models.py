@@ -78,7 +78,7 @@ def test_a_model_says_what_it_takes_and_answers(look: Look, tmp_path: Path) -> N
     assert code == 0
     assert found["kind"] == "model"
     assert facts["method"] == "mae (He et al., CVPR 2022)"
-    assert facts["encoder"] == "16 wide, 1 blocks, 2 heads"
+    assert facts["encoder"] == "ViT, 16 wide, 1 blocks, 2 heads"
     assert facts["images"] == "8 x 8 pixels, 2 channels"
     assert facts["tokens"] == 4
     assert "toy, 2 bands (red, nir)" in facts["input"]
@@ -209,12 +209,11 @@ def test_published_checkpoints_are_recognised(look: Look, tmp_path: Path) -> Non
     for kind in (MAEConfig, SelectiveMAEConfig):
         config = kind(encoder=TINY, decoder=decoder)
         names = published_names(config)
-        assert published(names) == [config.name]
-        # Without its decoder a checkpoint could be of either.
-        assert published([t for t in names if t.name.startswith(tuple(VIT_NAMES))]) == [
-            "mae",
-            "selectivemae",
-        ]
+        assert config.name in published(names)
+        assert not {"mae", "selectivemae"} <= set(published(names))
+        # Without its decoder a checkpoint could be of either, and of others with this encoder.
+        encoder = [t for t in names if t.name.startswith(tuple(VIT_NAMES))]
+        assert {"mae", "selectivemae"} <= set(published(encoder))
     assert published([TensorFact("conv1.weight", (3, 3), "F32")]) == []
     tensors = {t.name: torch.zeros(t.shape) for t in published_names(MAEConfig(encoder=TINY))}
     save_file(tensors, tmp_path / "w.safetensors")

@@ -21,7 +21,7 @@ from mimkit.pipelines.recipe import (
     recipe_of,
     recipe_yaml,
 )
-from mimkit.pipelines.recipe_verb import compare, describe, facts
+from mimkit.pipelines.recipe_verb import RecipeFacts, compare, describe, facts, list_lines
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -79,6 +79,21 @@ def test_the_verb_lists_shows_and_compares(capsys: pytest.CaptureFixture[str]) -
         f"method.encoder.{field}" for field in ("embed_dim", "depth", "num_heads")
     }
     assert compare("mae-base", "mae-base") == ["the two are the same"]
+
+
+def test_the_list_is_grouped_by_method_and_narrow() -> None:
+    large, small = (
+        RecipeFacts(name, "mae", millions, 1234.5, 1000, (96, 96, 96), "Somebody et al., 2022")
+        for name, millions in (("some/name-of-thirty-four-characters", 630.4), ("b", 0.8))
+    )
+    other = replace(large, method="hpm", name="c", source="Others, 2023")
+    lines = list_lines([large, other, small])
+    names = [line.split()[0] for line in lines if line]
+    wanted = ["encoder", "hpm:", "c", "mae:", "b", "some/name-of-thirty-four-characters"]
+    assert names[: len(wanted)] == wanted
+    assert "mae: Somebody et al., 2022" in lines
+    assert lines[6].split() == ["b", "0.8", "M", "1,234.50", "1000", "96", "x", "96", "x", "96"]
+    assert max(map(len, lines)) <= 80
 
 
 def test_what_is_shown_can_be_trained_with(tmp_path: Path) -> None:

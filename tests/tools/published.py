@@ -14,7 +14,17 @@ DECODER = DecoderConfig(dim=256, depth=1, num_heads=8)
 
 def _is_plain(row: MethodSpec) -> bool:
     decoder = getattr(row.config(), "decoder", None)
-    return row.plain and row.prepare is None and isinstance(decoder, DecoderConfig)
+    own_rule = row.prepare is not None or row.infer is not None
+    if own_rule or not row.plain or not isinstance(decoder, DecoderConfig):
+        return False
+    with torch.device("meta"):
+        config = row.config(encoder=ENCODER, decoder=DECODER)
+        state = build(config, Grid.for_image((32, 32), 8, 3)).state_dict()
+    return all(any(_under(name, ours) for ours in row.names.values()) for name in state)
+
+
+def _under(name: str, head: str) -> bool:
+    return name == head or name.startswith(f"{head}.")
 
 
 PLAIN = tuple(name for name, row in METHODS.items() if _is_plain(row))
@@ -35,7 +45,7 @@ def published_state(
     back = {ours: theirs for theirs, ours in row.names.items()}
     state = {}
     for key, value in method.state_dict().items():
-        head = max((h for h in back if key == h or key.startswith(h + ".")), key=len)
+        head = max((h for h in back if _under(key, h)), key=len)
         new = back[head] + key[len(head) :]
         state[new] = torch.randn_like(value) * 0.02
     return state
