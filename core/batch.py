@@ -21,6 +21,8 @@ class Batch:
         second: another augmented view of each image, for methods that look at two; where it is
             None such a method looks at the same image twice.
         second_valid: as `valid`, of the second view.
+        features: what a frozen teacher says of each token, for methods that learn it; None leaves
+            that to the method's own teacher.
     """
 
     images: Float[Tensor, "b c *s"]
@@ -29,6 +31,7 @@ class Batch:
     labels: Int[Tensor, "b *s"] | Int[Tensor, " b"] | None = None
     second: Float[Tensor, "b c *s"] | None = None
     second_valid: Bool[Tensor, "b *s"] | None = None
+    features: Float[Tensor, "b n f"] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device, copied asynchronously when its memory is pinned."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .batch import Batch, Progress
 from .grid import Grid, patchify
+from .masking.plan import MaskPlan
 from .noise import Noise
 from .teacher import Teacher
 
@@ -31,6 +32,8 @@ class Context:
             strategies that look at content.
         teacher: the method's teacher, for masks and targets that ask it; None without one.
         num_views: views of each image; their rows follow each other, see `views`.
+        plan: roles of the tokens, for a corruption; None before they are known.
+        features: what a frozen teacher says of each token; None without one.
     """
 
     images: Float[Tensor, "b c *s"]
@@ -43,6 +46,8 @@ class Context:
     embed: Callable[[], Tensor]
     teacher: Teacher | None = None
     num_views: int = 1
+    plan: MaskPlan | None = None
+    features: Float[Tensor, "b n f"] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -66,6 +71,7 @@ class Context:
             weight=None if self.weight is None else self.weight[:num],
             absent=None if self.absent is None else self.absent[:num],
             embed=lambda: self.embed()[:num],
+            features=None if self.features is None else self.features[:num],
             num_views=1,
         )
 

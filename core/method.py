@@ -26,6 +26,7 @@ from .objectives.dense import TokenLoss
 from .objectives.reduce import reduce
 from .targets.contract import Target
 from .teacher import Teacher
+from .tokens import all_tokens
 from .views import Seen, Views, stack_views
 
 
@@ -60,7 +61,8 @@ class HeadResult:
 
     Args:
         per_sample: loss of every sample, or of every view of every sample.
-        prediction: for the plan's predicted tokens; None when the objective predicts none.
+        prediction: for the plan's predicted tokens, or for all of a head that answers for all;
+            None when the objective predicts none.
         per_token: loss of each predicted token; None when there is no such thing.
         weight: how much each token counts.
     """
@@ -124,6 +126,8 @@ class Head(Objective):
         loss: per-token loss.
         weight: factor in the sum over heads.
         first_view: see `Objective`.
+        num_everywhere: tokens of the grid, to answer for all of them, visible ones too, instead
+            of those that the plan asks for.
     """
 
     def __init__(
@@ -133,8 +137,10 @@ class Head(Objective):
         loss: TokenLoss,
         weight: float = 1.0,
         first_view: bool = False,
+        num_everywhere: int | None = None,
     ) -> None:
         super().__init__()
+        self.num_everywhere = num_everywhere
         self.predictor, self.target, self.loss, self.weight = predictor, target, loss, weight
         self.first_view = first_view
 
@@ -156,8 +162,11 @@ class Head(Objective):
         context: Context,
         earlier: Mapping[str, HeadResult],
     ) -> HeadResult:
-        """Compare predictions of the plan's tokens with the truth."""
+        """Compare predictions of the plan's tokens, or of all, with the truth."""
         del earlier
+        if self.num_everywhere is not None:
+            rows, device = len(plan.predict), plan.predict.device
+            plan = replace(plan, predict=all_tokens(rows, self.num_everywhere, device))
         prediction = self.predict(features, plan)
         with torch.no_grad():
             truth = self.target(context, plan.predict)
@@ -167,7 +176,8 @@ class Head(Objective):
 
     def forward_flops(self, num_context: int, num_predict: int) -> int:
         """Return the FLOP of the predictor."""
-        return self.predictor.forward_flops(num_context, num_predict)
+        num = num_predict if self.num_everywhere is None else self.num_everywhere
+        return self.predictor.forward_flops(num_context, num)
 
 
 class Method(nn.Module):
@@ -184,7 +194,7 @@ class Method(nn.Module):
         neck: what is normalised last, see `Encoder.encode_patches`; a module of (last output, taps)
             with the attribute `taps`.
         trunk: computed once behind the encoder and shared by heads, see `Features.trunk`.
-        teacher: slow copy of parts of this method, named by their path in it.
+        teacher: slow copy of parts of this method, named by their path in it, or a frozen model.
         views: how the masks of further views of each image follow from that of the first one; None
             for a method that looks at each image once.
         min_valid: tokens with a smaller share of valid pixels are absent.
@@ -261,14 +271,17 @@ class Method(nn.Module):
         context = make_context(
             batch, self.grid, progress, noise, self.encoder.embed, self.min_valid
         )
-        return replace(context, teacher=self.teacher)
+        features = batch.features
+        if features is None and self.teacher is not None:
+            features = self.teacher.tokens(context.images)
+        return replace(context, teacher=self.teacher, features=features)
 
     def encode(self, context: Context, plan: MaskPlan) -> Features:
         """Represent what a plan shows."""
         patches, corrupt = context.patches, None
         if self.corruption is not None:
             patches = self.corruption.fill(context, plan)
-            corrupt = partial(self.corruption, context=context)
+            corrupt = partial(self.corruption, context=replace(context, plan=plan))
         features = self.encoder.encode_patches(
             patches, plan, taps=self.taps, corrupt=corrupt, neck=self.neck
         )

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from .batch import Progress
 
@@ -37,6 +38,15 @@ class Teacher(nn.Module):
         """Stay in evaluation mode, whatever the student does."""
         del mode
         return super().train(False)
+
+    def tokens(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b n f"] | None:
+        """Return what the teacher says of each token of whole images, where that is its task."""
+        del images
+        return None
+
+    def tokens_flops(self) -> int:
+        """Return the FLOP that `tokens` spends on one image."""
+        return 0
 
     def copy_of(self, name: str) -> nn.Module:
         """Return the copy of a followed module."""

@@ -197,7 +197,8 @@ class UnitDecoder(Predictor):
         encoder: gives the grid, and width and heads of the blocks.
         out_dim: numbers predicted per unit.
         tap: encoder block that is read; None for the method's trunk.
-        depth: blocks of its own, built as the encoder's; as released, eps of their norms is 1e-5.
+        depth: blocks of its own, built as the encoder's but always with a relative bias; eps of
+            their norms is 1e-5, as released.
         drop_path: rate of the blocks.
 
     Raises:
@@ -223,13 +224,12 @@ class UnitDecoder(Predictor):
             )
         self.taps = () if tap is None else (tap,)
         self.dim, self.mlp_ratio = encoder.embed_dim, config.mlp_ratio
-        reach = self.shape if config.relative_bias else None
         self.blocks = nn.ModuleList(
             UnitBlock(
                 self.dim,
                 config.num_heads,
                 config.mlp_ratio,
-                reach,
+                self.shape,
                 drop_path,
                 config.layer_scale,
                 eps=1e-5,

@@ -49,5 +49,6 @@ def training_flops(method: Method) -> FlopCount:
     selection = getattr(mask, "forward_flops", None)  # only masks that compute with features
     select = selection(encoder) if selection else 0
     select += sum(head.teacher_flops(encoder) for head in method.objectives.values())
+    select += 0 if method.teacher is None else views * method.teacher.tokens_flops()
     step = 3 * (encode + decode) - views * encoder.embed_flops(method.num_encoded) + select
     return FlopCount(encode, decode, select, step)

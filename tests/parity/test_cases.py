@@ -36,7 +36,8 @@ def test_all_cases_of_implemented_methods_agree(cases: Path) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_wrong_number_is_found(cases: Path, name: str, tmp_path: Path) -> None:
-    case = json.loads((cases / f"{name}.a.json").read_text())
+    every = map(json.loads, (path.read_text() for path in sorted(cases.glob("*.json"))))
+    case = next(case for case in every if case["method"] == name)
     spoiled = copy.deepcopy(case)
     key = next(k for k in case["outputs"] if k.endswith("loss"))
     spoiled["outputs"][key] *= 1.001

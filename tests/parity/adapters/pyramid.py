@@ -8,15 +8,17 @@ import torch
 from golden import fill_state
 from torch import Tensor
 
+from mimkit.core.batch import Batch, Progress
 from mimkit.core.checkpoints.published import import_published
 from mimkit.core.decoders.feature_pyramid import PyramidConfig, PyramidTrunk
 from mimkit.core.encoders.hivit import HiViT, HiViTConfig
 from mimkit.core.grid import Grid
 from mimkit.core.method import Method, Output
-from mimkit.core.methods import ITPNConfig
+from mimkit.core.methods import ITPNClipConfig, ITPNConfig
 from mimkit.core.noise import FixedNoise
 from mimkit.core.positions import sincos
 from mimkit.core.reconstruction import pixel_head
+from mimkit.core.targets.features import FeatureTarget
 from mimkit.core.tokens import all_tokens, membership, take
 
 from .common import Case, decoder_config, gradient_norms, inputs, names, run_step
@@ -38,7 +40,7 @@ def hivit_config(published: Mapping) -> HiViTConfig:
     )
 
 
-def pyramid_method(case: Case, config: ITPNConfig, channels: int) -> Method:
+def pyramid_method(case: Case, config: ITPNConfig | ITPNClipConfig, channels: int) -> Method:
     """Build the method; a position table that the case lacks is as its code computes it."""
     published = case["config"]
     sides = (published["img_size"],) * 2 if isinstance(published["img_size"], int) else None
@@ -101,7 +103,43 @@ def run_itpn(case: Case) -> dict[str, Tensor]:
     }
 
 
+def run_itpn_clip(case: Case) -> dict[str, Tensor]:
+    """Compute everything that a case of the variant with a teacher may ask for."""
+    published, given = case["config"], inputs(case)
+    images, teacher_tokens, noise = (
+        given[name] for name in ("images", "teacher_tokens", "mask_noise")
+    )
+    config = ITPNClipConfig(
+        encoder=hivit_config(published),
+        pyramid=PyramidConfig(dim=published["fpn_dim"], depth=published["fpn_depth"]),
+        teacher_dim=published["teacher_dim"],
+        mask="random",
+        mask_ratio=published["num_masked"] / noise.shape[1],
+        drop_path=0.0,
+        as_published=True,
+    )
+    method = pyramid_method(case, config, images.shape[1])
+    method.zero_grad()
+    batch = Batch(images, None, torch.arange(len(images)), features=teacher_tokens)
+    # The smallest draws are hidden there and seen here.
+    output = method(batch, Progress(0.0, 300), FixedNoise({"mask": -noise}))
+    output.loss.backward()
+    everything = all_tokens(len(images), method.grid.num_tokens, images.device)
+    target = FeatureTarget(published["teacher_dim"])
+    return {
+        "loss": output.loss,
+        "loss_pyramid": output.terms["pyramid"],
+        "loss_aux": output.terms["auxiliary"],
+        "mask": membership(output.plan.predict, method.grid.num_tokens).float(),
+        "target": target(output.context, everything).values,
+        "prediction": output.predictions["pyramid"],
+        "prediction_aux": output.predictions["auxiliary"],
+        **pyramid_levels(method, output),
+        **gradient_norms(method, case["outputs"], names(case, "itpn-clip") | EXTRA, ""),
+    }
+
+
 EXTRA = {"absolute_pos_embed": "encoder.pos_embed"}
 """Parameters that a case may leave out of its state and still ask a gradient of."""
 
-ADAPTERS = {"itpn": run_itpn}
+ADAPTERS = {"itpn": run_itpn, "itpn (CLIP target variant)": run_itpn_clip}
