@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..recipe import Recipe
-from . import multi_scale, published, satellite, teachers
+from . import beit, multi_scale, published, pyramid, satellite, swin, teachers
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    **beit.RECIPES,
     **multi_scale.RECIPES,
     **published.RECIPES,
+    **pyramid.RECIPES,
     **satellite.RECIPES,
+    **swin.RECIPES,
     **teachers.RECIPES,
 }

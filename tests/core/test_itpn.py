@@ -49,7 +49,8 @@ def test_units_do_not_influence_each_other_before_the_main_stage() -> None:
     changed = patches.clone()
     changed[:, 5] += 1.0
     before, after = (encoder.units(p, encoder.stage_taps) for p in (patches, changed))
-    for one, other in ((before[0], after[0]), *zip(before[1].values(), after[1].values())):
+    maps = [(before[1][tap], after[1][tap]) for tap in encoder.stage_taps]
+    for one, other in ((before[0], after[0]), *maps):
         differs = (one != other).any(dim=-1)
         assert differs[:, 5].all()
         assert differs.sum() == 2
