@@ -67,3 +67,27 @@ class MaskToken(Corruption):
         if layer:
             return tokens
         return torch.where(hidden[..., None], self.mask_token.to(tokens.dtype), tokens)
+
+
+class Mixing(Corruption):
+    """Every token is replaced by its projection after embedding (ropim.md, step 3).
+
+    Positions come after it, so that the encoder knows where a mixture stands. Absent tokens take
+    part in no mixture.
+    """
+
+    def forward(
+        self,
+        layer: int,
+        tokens: Float[Tensor, "b n d"],
+        hidden: Bool[Tensor, "b n"],
+        context: Context,
+    ) -> Float[Tensor, "b n d"]:
+        """Project tokens at layer 0 by the sketch of the plan."""
+        del hidden
+        if layer:
+            return tokens
+        assert context.plan is not None
+        assert context.plan.sketch is not None
+        weight = None if context.absent is None else (~context.absent)[..., None].to(tokens.dtype)
+        return context.plan.sketch.kept(tokens, weight)

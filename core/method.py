@@ -293,7 +293,7 @@ class Method(nn.Module):
         self, batch: Batch, progress: Progress, noise: Noise, plan: MaskPlan | None = None
     ) -> Seen:
         """Make the views of a batch, plan what each shows and encode it; see `forward`."""
-        context = self.context(stack_views(batch, self.num_views), progress, noise)
+        context = self.context(stack_views(batch, self.views), progress, noise)
         context = replace(context, num_views=self.num_views)
         plan = self.mask(context.first()) if plan is None else plan
         if self.views is not None and len(plan.visible) < context.batch_size:

@@ -29,6 +29,11 @@ class Views(Protocol):
         """Views of each image, the first one included."""
         ...
 
+    @property
+    def same_image(self) -> bool:
+        """Whether all views are of one crop and differ in their masks alone."""
+        ...
+
     def __call__(self, context: Context, first: MaskPlan) -> MaskPlan:
         """Return the plan of all views, the first one in front.
 
@@ -62,15 +67,17 @@ class Seen:
         return Seen(context.first(), plan_rows(self.plan, num), feature_rows(self.features, num))
 
 
-def stack_views(batch: Batch, num_views: int) -> Batch:
+def stack_views(batch: Batch, views: Views | None) -> Batch:
     """Return a batch whose rows are all views; the second one serves from there on.
 
-    A batch without a second view repeats its only one.
+    A batch without a second view repeats its only one, and so do views of one image.
     """
-    if num_views == 1:
+    if views is None:
         return batch
-    second = batch.images if batch.second is None else batch.second
-    valid, other_valid = batch.valid, batch.valid if batch.second is None else batch.second_valid
+    num_views, second, other_valid = views.num_views, batch.second, batch.second_valid
+    if second is None or views.same_image:
+        second, other_valid = batch.images, batch.valid
+    valid = batch.valid
     if valid is not None or other_valid is not None:
         valid, other_valid = _whole(valid, batch.images), _whole(other_valid, second)
         valid = torch.cat([valid, *(other_valid,) * (num_views - 1)])
@@ -90,8 +97,7 @@ def _whole(valid: Tensor | None, images: Tensor) -> Tensor:
 
 def plan_rows(plan: MaskPlan, num: int) -> MaskPlan:
     """Return the plan of the first rows."""
-    absent = None if plan.absent is None else plan.absent[:num]
-    return MaskPlan(plan.visible[:num], plan.predict[:num], absent)
+    return plan.rows(slice(num))
 
 
 def feature_rows(features: Features, num: int) -> Features:

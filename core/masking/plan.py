@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import UsageError
+from ..sketch import Sketch
 from ..tokens import membership, take
 
 
@@ -23,11 +24,20 @@ class MaskPlan:
         absent: true where a token holds no data; None when all tokens do. Counts are fixed, so a
             sample with little data may list absent tokens as visible or predicted: they are
             hidden from attention and carry no weight.
+        sketch: projection of the tokens that is shown in their place; None when tokens are seen
+            or hidden one by one.
     """
 
     visible: Int[Tensor, "b v"]
     predict: Int[Tensor, "b p"]
     absent: Bool[Tensor, "b n"] | None = None
+    sketch: Sketch | None = None
+
+    def rows(self, rows: slice) -> MaskPlan:
+        """Return the plan of some samples."""
+        absent = None if self.absent is None else self.absent[rows]
+        sketch = None if self.sketch is None else self.sketch.rows(rows)
+        return MaskPlan(self.visible[rows], self.predict[rows], absent, sketch)
 
     @property
     def readable(self) -> Bool[Tensor, "b v"] | None:

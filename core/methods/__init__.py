@@ -10,8 +10,10 @@ from . import hi_end_mae as _hi_end_mae
 from . import hpm as _hpm
 from . import itpn as _itpn
 from . import itpn_clip as _itpn_clip
+from . import localmim as _localmim
 from . import lut as _lut
 from . import mae as _mae
+from . import ropim as _ropim
 from . import satvision_toa as _satvision_toa
 from . import selectivemae as _selectivemae
 from . import simmim as _simmim
@@ -22,8 +24,10 @@ from .hi_end_mae import HiEndMAEConfig
 from .hpm import HPMConfig
 from .itpn import ITPNConfig
 from .itpn_clip import ITPNClipConfig
+from .localmim import LocalMIMConfig
 from .lut import LUTConfig
 from .mae import MAEConfig
+from .ropim import RoPIMConfig
 from .satvision_toa import SatVisionTOAConfig
 from .selectivemae import SelectiveMAEConfig
 from .simmim import SimMIMConfig
@@ -40,9 +44,11 @@ __all__ = [
     "ITPNClipConfig",
     "ITPNConfig",
     "LUTConfig",
+    "LocalMIMConfig",
     "MAEConfig",
     "MethodConfig",
     "MethodSpec",
+    "RoPIMConfig",
     "SatVisionTOAConfig",
     "SelectiveMAEConfig",
     "SimMIMConfig",
@@ -58,7 +64,9 @@ MethodConfig = (
     | ITPNClipConfig
     | ITPNConfig
     | LUTConfig
+    | LocalMIMConfig
     | MAEConfig
+    | RoPIMConfig
     | SatVisionTOAConfig
     | SelectiveMAEConfig
     | SimMIMConfig
@@ -73,8 +81,10 @@ METHODS: dict[str, MethodSpec] = {
         _hpm.SPEC,
         _itpn.SPEC,
         _itpn_clip.SPEC,
+        _localmim.SPEC,
         _lut.SPEC,
         _mae.SPEC,
+        _ropim.SPEC,
         _satvision_toa.SPEC,
         _selectivemae.SPEC,
         _simmim.SPEC,

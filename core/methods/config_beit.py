@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from ..encoders.beit import BEiT, RelativePositions
 from ..errors import WeightsError
 from ..grid import Grid
+from .spec import translated
 from .swin_weights import pixels_first
 
 BEIT_NAMES = {
@@ -84,6 +85,25 @@ def prepare_beit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         }
     kept = {k: v for k, v in state.items() if not k.endswith("relative_position_index")}
     return kept | head
+
+
+def reader(kind: Callable[..., Any], names: Mapping[str, str]) -> Callable[..., Any]:
+    """Return what reads the configuration of a method from its published tensors.
+
+    Args:
+        kind: class of the configuration, made with the keyword `encoder`.
+        names: leading part of a published name -> ours.
+    """
+
+    def infer(
+        state: Mapping[str, Tensor], *, num_heads: int | None = None, decoder_heads: int | None
+    ) -> Any:
+        del decoder_heads
+        found = {translated(name, names): value for name, value in state.items()}
+        tensors = {name: value for name, value in found.items() if name is not None}
+        return kind(encoder=infer_beit(tensors, num_heads))
+
+    return infer
 
 
 def infer_beit(tensors: Mapping[str, Tensor], num_heads: int | None = None) -> BEiTConfig:

@@ -7,11 +7,8 @@ decoder, raw pixels, absolute error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import Literal
 
 from ..corruption import MaskToken
 from ..decoders.linear import LinearDecoder
@@ -19,7 +16,7 @@ from ..grid import Grid
 from ..method import Head, Method
 from ..objectives.dense import l1
 from ..targets.pixels import PixelTarget
-from .config_beit import BEIT_NAMES, BEiTConfig, infer_beit, prepare_beit
+from .config_beit import BEIT_NAMES, BEiTConfig, prepare_beit, reader
 from .simmim import unit_mask
 from .spec import MethodSpec
 
@@ -58,22 +55,17 @@ def simmim_vit(config: SimMIMViTConfig, grid: Grid) -> Method:
     return Method(config.name, grid, mask, encoder, heads, corruption=MaskToken(encoder.embed_dim))
 
 
-def _infer(state: Mapping[str, Tensor], *, num_heads: int | None = None, **_: Any) -> Any:
-    ours = {SPEC.translate(name): value for name, value in state.items()}
-    encoder = infer_beit({k: v for k, v in ours.items() if k is not None}, num_heads)
-    return SimMIMViTConfig(encoder=encoder)
-
+_NAMES = BEIT_NAMES | {
+    "encoder.mask_token": "corruption.mask_token",
+    "decoder.0": "heads.pixels.predictor.head",
+}
 
 SPEC = MethodSpec(
     SimMIMViTConfig,
     simmim_vit,
     "Xie et al., CVPR 2022",
-    BEIT_NAMES
-    | {
-        "encoder.mask_token": "corruption.mask_token",
-        "decoder.0": "heads.pixels.predictor.head",
-    },
+    _NAMES,
     prepare=prepare_beit,
-    infer=_infer,
+    infer=reader(SimMIMViTConfig, _NAMES),
     flat_patches=True,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -15,6 +15,16 @@ VIT_NAMES = {
     name: f"encoder.{name}" for name in ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
 }
 """Published names of a plain ViT, which are ours."""
+
+
+def translated(published: str, names: Mapping[str, str]) -> str | None:
+    """Return our name of a published tensor by the longest leading part that fits, or None."""
+    words = published.split(".")
+    for length in range(len(words), 0, -1):
+        head = ".".join(words[:length])
+        if head in names:
+            return ".".join([names[head], *words[length:]])
+    return None
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ class MethodSpec:
             in front of a loss that compares; their gradient is zero up to rounding.
         flat_patches: patches without contrast are learnt from, because targets keep a patch's own
             level (raw pixels) and nothing is divided by a tiny deviation.
+        hides: what no prediction may depend on: pixels of hidden tokens, or, where the encoder is
+            shown a sketch of all tokens, what the sketch does not keep of them.
         learned_positions: the encoder's position table is a trained parameter, as published.
     """
 
@@ -51,6 +63,7 @@ class MethodSpec:
     indifferent: Sequence[str] = ()
     flat_patches: bool = False
     learned_positions: bool = False
+    hides: Literal["tokens", "complement"] = "tokens"
 
     @property
     def name(self) -> str:
@@ -69,12 +82,7 @@ class MethodSpec:
 
     def translate(self, published: str) -> str | None:
         """Return our name of a published tensor; None when it has no place in the method."""
-        words = published.split(".")
-        for length in range(len(words), 0, -1):
-            head = ".".join(words[:length])
-            if head in self.names:
-                return ".".join([self.names[head], *words[length:]])
-        return None
+        return translated(published, self.names)
 
     def is_ignored(self, published: str) -> bool:
         """Return whether a published tensor is a left-over that nothing reads."""

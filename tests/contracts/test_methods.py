@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mimkit.core.batch import Batch, Progress
-from mimkit.core.grid import Grid
+from mimkit.core.grid import Grid, patchify, unpatchify
 from mimkit.core.masking.plan import MaskPlan
 from mimkit.core.method import Method, Output
 from mimkit.core.methods import METHODS, DecoderConfig, EncoderConfig, build
@@ -95,7 +95,24 @@ def test_counts_and_disjoint_roles(name: str) -> None:
 
 
 @pytest.mark.parametrize("grid", ["wide", "volume"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [n for n, row in METHODS.items() if row.hides == "complement"])
+def test_what_a_sketch_loses_changes_no_prediction(name: str, grid: str) -> None:
+    method = make(name, *GRIDS[grid]).eval()
+    pixels = images(method)
+    before = run(method, pixels)
+    sketch = before.plan.sketch
+    assert sketch is not None
+    step = patchify(images(method, seed=2), method.grid.patch)
+    changes = [unpatchify(part(step), method.grid) for part in (sketch.removed, sketch.kept)]
+    after, other = (run(method, pixels + change, plan=before.plan) for change in changes)
+    for head, prediction in before.predictions.items():
+        torch.testing.assert_close(prediction, after.predictions[head], rtol=1e-4, atol=1e-5)
+    close = torch.isclose(before.features.last, other.features.last, rtol=1e-2, atol=1e-3)
+    assert close.float().mean() < 0.5
+
+
+@pytest.mark.parametrize("grid", ["wide", "volume"])
+@pytest.mark.parametrize("name", [n for n, row in METHODS.items() if row.hides == "tokens"])
 def test_hidden_pixels_change_no_prediction(name: str, grid: str) -> None:
     method = make(name, *GRIDS[grid]).eval()
     pixels = images(method)

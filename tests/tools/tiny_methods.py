@@ -17,8 +17,10 @@ from mimkit.core.methods import (
     HPMConfig,
     ITPNClipConfig,
     ITPNConfig,
+    LocalMIMConfig,
     LUTConfig,
     MethodConfig,
+    RoPIMConfig,
     SatVisionTOAConfig,
     SimMIMConfig,
     SimMIMViTConfig,
@@ -67,9 +69,17 @@ TINY: dict[str, Callable[[], MethodConfig]] = {
     "itpn": lambda: ITPNConfig(
         encoder=hivit(relative_bias=True), pyramid=PYRAMID, decoder=replace(DECODER, dim=64)
     ),
+    # Pixels, because volumes have no HOG; the finest published scale would standardise single ones.
+    "localmim": lambda: LocalMIMConfig(
+        encoder=replace(ENCODER, depth=3),
+        decoder=DECODER,
+        target="pixels",
+        scales=(2.0, 1.0, 0.5),
+    ),
     "lut": lambda: LUTConfig(encoder=ENCODER, decoder=DECODER, projector_hidden=32),
     # The last map is coarser than the tokens, as in the released models.
     "satvision-toa": lambda: SatVisionTOAConfig(encoder=swin(2, 3, extra_norm_period=2)),
+    "ropim": lambda: RoPIMConfig(encoder=BEIT),
     "simmim": lambda: SimMIMConfig(encoder=swin(1, 2)),
     "simmim-vit": lambda: SimMIMViTConfig(encoder=BEIT),
 }

@@ -9,9 +9,10 @@ from golden import fill_state
 from torch import Tensor
 
 from mimkit.core.checkpoints.published import import_published
+from mimkit.core.encoders.beit import BEiT
 from mimkit.core.grid import Grid, unpatchify
 from mimkit.core.method import Method
-from mimkit.core.methods import MethodConfig, SimMIMViTConfig
+from mimkit.core.methods import MethodConfig, RoPIMConfig, SimMIMViTConfig
 from mimkit.core.methods.config_beit import BEiTConfig
 from mimkit.core.noise import FixedNoise
 from mimkit.core.reconstruction import pixel_head
@@ -88,4 +89,44 @@ def run_simmim_vit(case: Case) -> dict[str, Tensor]:
     }
 
 
-ADAPTERS = {"simmim-vit": run_simmim_vit}
+def run_ropim(case: Case) -> dict[str, Tensor]:
+    """Compute everything a RoPIM case may ask for."""
+    published, given = case["config"], inputs(case)
+    encoder = BEiTConfig(
+        embed_dim=published["embed_dim"],
+        depth=published["depth"],
+        num_heads=published["num_heads"],
+        patch_size=published["patch_size"],
+        mlp_ratio=float(published["mlp_ratio"]),
+        relative_positions="shared" if published["shared_rel_pos"] else "none",
+        absolute_positions=published["abs_pos"],
+    )
+    config = RoPIMConfig(
+        encoder=encoder,
+        sketch_ratio=published["sketch_ratio"],
+        complement=published["complement"],
+        as_published=True,
+    )
+    method, images = build(case, config, published["patch_size"]), given["images"]
+    noise = FixedNoise({"hash": given["hash_noise"], "sign": given["sign_noise"]})
+    output = run_step(method, images, noise)
+    sketch, encoder_of = output.plan.sketch, method.get_submodule("encoder")
+    assert sketch is not None
+    assert isinstance(encoder_of, BEiT)
+    unit = torch.eye(method.grid.num_tokens).expand(len(images), -1, -1)
+    before = encoder_of.patch_embed(output.context.patches)
+    error = output.context.patches - output.predictions["pixels"]
+    channels = images.shape[1]
+    lost = sketch.removed(error).unflatten(2, (-1, channels)).transpose(2, 3).flatten(2)
+    return {
+        "projection": sketch.kept(unit),
+        "tokens_before": before,
+        "tokens_projected": sketch.kept(before),
+        "reconstruction": unpatchify(output.predictions["pixels"], method.grid),
+        "residual_projected": lost.transpose(1, 2),
+        "loss": output.loss,
+        **gradient_norms(method, case["outputs"], names(case, "ropim"), ""),
+    }
+
+
+ADAPTERS = {"ropim": run_ropim, "simmim-vit": run_simmim_vit}
