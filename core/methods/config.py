@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..encoders.vit import ViT
+from ..errors import UsageError
 from ..grid import Grid
 
 
@@ -50,6 +52,24 @@ class DecoderConfig:
     """Attention heads; must divide the width."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLP over the width."""
+
+
+def known_heads(flag: str, width: int, given: int | None, known: Mapping[int, int]) -> int:
+    """Return the attention heads of published weights, which no file tells.
+
+    Args:
+        flag: option that gives them.
+        width: read from the file.
+        given: what the user said.
+        known: heads of the published widths.
+
+    Raises:
+        UsageError: when nothing was said about an unpublished width.
+    """
+    if given is None and width not in known:
+        reason = "is not a published size, so its head count is unknown"
+        raise UsageError(f"width {width}", reason, f"give {flag}")
+    return known[width] if given is None else given
 
 
 TINY = EncoderConfig(embed_dim=192, depth=12, num_heads=3)

@@ -23,7 +23,7 @@ from ..masking.strategies import RandomMask
 from ..method import Head, Method
 from ..objectives.dense import l2
 from ..targets.pixels import PixelTarget
-from .config import DecoderConfig, EncoderConfig
+from .config import DecoderConfig, EncoderConfig, known_heads
 from .spec import MethodSpec
 
 _PREDICTOR = "heads.pixels.predictor"
@@ -169,7 +169,7 @@ def infer(
     encoder = EncoderConfig(
         embed_dim=width,
         depth=depth,
-        num_heads=_heads("--num-heads", width, num_heads, _ENCODER_HEADS),
+        num_heads=known_heads("--num-heads", width, num_heads, _ENCODER_HEADS),
         patch_size=kernel.shape[-1],
         mlp_ratio=state["encoder.blocks.0.mlp.fc1.weight"].shape[0] / width,
         class_token="encoder.cls_token" in state,
@@ -177,17 +177,10 @@ def infer(
     decoder = DecoderConfig(
         dim=dim,
         depth=num_self,
-        num_heads=_heads("--decoder-heads", dim, decoder_heads, _DECODER_HEADS),
+        num_heads=known_heads("--decoder-heads", dim, decoder_heads, _DECODER_HEADS),
         mlp_ratio=state["decoder.cross_attention_blocks.0.mlp.fc1.weight"].shape[0] / dim,
     )
     return HiEndMAEConfig(encoder=encoder, decoder=decoder, contexts=spread(depth, num_cross))
-
-
-def _heads(flag: str, width: int, given: int | None, known: Mapping[int, int]) -> int:
-    if given is None and width not in known:
-        reason = "is not a published size, so its head count is unknown"
-        raise UsageError(f"width {width}", reason, f"give {flag}")
-    return known[width] if given is None else given
 
 
 SPEC = MethodSpec(

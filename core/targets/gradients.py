@@ -46,6 +46,33 @@ def gaussian_tile(size: tuple[int, int], window: int, like: Tensor) -> Float[Ten
     return rows[:, None] * cols[None, :]
 
 
+def histograms(
+    images: Float[Tensor, "b c h w"],
+    *,
+    cell: int,
+    num_bins: int = 9,
+    average: bool = True,
+    window: int | None = None,
+    bias: Float[Tensor, "2"] | None = None,
+    partial: bool = False,
+) -> Float[Tensor, "b c k i j"]:
+    """Return histograms of oriented gradients, not normalised; see `hog`."""
+    gx, gy = sobel(images)
+    if bias is not None:
+        gx, gy = gx + bias[0], gy + bias[1]
+    length = (gx.square() + gy.square()).sqrt()
+    bins = (torch.atan2(gx, gy) / pi * num_bins).floor().long() % num_bins
+    if window is not None:
+        length = length * gaussian_tile((images.shape[2], images.shape[3]), window, images)
+    # One pooling per bin writes no one-hot volume and, unlike a scatter, is deterministic.
+    cells = [
+        functional.avg_pool2d(torch.where(bins == k, length, 0.0), cell, ceil_mode=partial)
+        for k in range(num_bins)
+    ]
+    stacked = torch.stack(cells, dim=2)
+    return stacked if average else stacked * cell**2
+
+
 def hog(
     images: Float[Tensor, "b c *s"],
     *,
@@ -53,6 +80,8 @@ def hog(
     num_bins: int = 9,
     average: bool = True,
     window: int | None = None,
+    bias: Float[Tensor, "2"] | None = None,
+    partial: bool = False,
 ) -> Float[Tensor, "b c k i j"]:
     """Return histograms of oriented gradients, L2-normalised over the bins of a cell and channel.
 
@@ -65,27 +94,37 @@ def hog(
         num_bins: orientation bins k.
         average: average inside a cell (LocalMIM) or sum (SelectiveMAE).
         window: side of a tiled Gaussian weight, or None.
+        bias: added to the two gradients gx, gy, as some released weights have it.
+        partial: allow sides that are no multiple: cells at the far edge are averaged over the
+            pixels that they have.
 
     Raises:
         UsageError: for anything but 2-D images whose sides are multiples of the cell.
     """
-    if images.ndim != 4 or images.shape[2] % cell or images.shape[3] % cell:
+    whole = images.ndim == 4 and not (images.shape[2] % cell or images.shape[3] % cell)
+    if images.ndim != 4 or not (whole or partial):
         raise UsageError(
             f"HOG of images {tuple(images.shape)}",
             f"needs 2-D images with sides that are multiples of the cell {cell}",
             "use pixel targets for volumes, or another cell",
         )
-    gx, gy = sobel(images)
-    length = (gx.square() + gy.square()).sqrt()
-    bins = (torch.atan2(gx, gy) / pi * num_bins).floor().long() % num_bins
-    if window is not None:
-        length = length * gaussian_tile((images.shape[2], images.shape[3]), window, images)
-    # One pooling per bin writes no one-hot volume and, unlike a scatter, is deterministic.
-    cells = [
-        functional.avg_pool2d(torch.where(bins == k, length, 0.0), cell) for k in range(num_bins)
-    ]
-    stacked = torch.stack(cells, dim=2)
-    return functional.normalize(stacked if average else stacked * cell**2, dim=2)
+    cells = histograms(
+        images,
+        cell=cell,
+        num_bins=num_bins,
+        average=average,
+        window=window,
+        bias=bias,
+        partial=partial,
+    )
+    return functional.normalize(cells, dim=2)
+
+
+def gradient_cells(
+    images: Float[Tensor, "b c h w"], *, cell: int, partial: bool = False
+) -> Float[Tensor, "b c i j"]:
+    """Return the mean gradient length of each cell and channel; see `hog`."""
+    return functional.avg_pool2d(magnitude(images), cell, ceil_mode=partial)
 
 
 def cells_to_tokens(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Int
-from torch import Tensor
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from ..context import Context
 from ..grid import Grid
 from ..tokens import take
 from .contract import TargetValue
-from .gradients import cells_to_tokens, hog
+from .gradients import cells_to_tokens, gradient_cells, hog
 
 
 @dataclass(frozen=True)
@@ -26,29 +27,79 @@ class HogTarget:
         num_bins: orientation bins.
         average: average inside a cell, or sum.
         window: side of a tiled Gaussian weight, or None.
+        noise_floor: a cell and channel whose mean gradient length is not above this carries no
+            weight: normalising a histogram of almost nothing would turn noise into the target.
+            Zero trains on every cell, as published.
     """
 
     cell: int = 8
     num_bins: int = 9
     average: bool = True
     window: int | None = None
+    noise_floor: float = 0.0
 
     def out_dim(self, grid: Grid) -> int:
         """Return bins times channels times cells of a token."""
         return self.num_bins * grid.channels * (grid.patch_pixels // self.cell**2)
 
-    def __call__(self, context: Context, index: Int[Tensor, "b q"]) -> TargetValue:
-        """Return the histograms of the tokens at `index`."""
+    def __call__(
+        self,
+        context: Context,
+        index: Int[Tensor, "b q"],
+        bias: Float[Tensor, "2"] | None = None,
+    ) -> TargetValue:
+        """Return the histograms of the tokens at `index`; for `bias` see `hog`."""
+        images = context.images.float()
         cells = hog(
-            context.images.float(),
+            images,
             cell=self.cell,
             num_bins=self.num_bins,
             average=self.average,
             window=self.window,
+            bias=bias,
         )
         rows, cols = context.grid.shape
         values = take(cells_to_tokens(cells, (rows, cols)), index)
+        weight = None
+        if self.noise_floor > 0:
+            alive = gradient_cells(images, cell=self.cell) > self.noise_floor
+            alive = alive[:, :, None].expand_as(cells).float()
+            weight = take(cells_to_tokens(alive, (rows, cols)), index)
         if context.weight is None:
-            return TargetValue(values)
-        whole = take(context.weight, index).amin(dim=-1, keepdim=True) > 0
-        return TargetValue(values, whole.float())
+            return TargetValue(values, weight)
+        whole = (take(context.weight, index).amin(dim=-1, keepdim=True) > 0).float()
+        return TargetValue(values, whole if weight is None else weight * whole)
+
+
+class GradientBias(nn.Module):
+    """The frozen, randomly drawn numbers that some released HOG layers add to the gradients.
+
+    They are the default bias of a 3 x 3 convolution of one channel, and part of a model's state: a
+    target that is drawn anew is another one (localmim.md, "HOG layer").
+    """
+
+    bias: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bias", torch.empty(2).uniform_(-1 / 3, 1 / 3))
+
+
+class BiasedHogTarget(GradientBias):
+    """A `HogTarget` whose gradients have a bias.
+
+    Args:
+        target: the histograms.
+    """
+
+    def __init__(self, target: HogTarget) -> None:
+        super().__init__()
+        self.target = target
+
+    def out_dim(self, grid: Grid) -> int:
+        """Return bins times channels times cells of a token."""
+        return self.target.out_dim(grid)
+
+    def forward(self, context: Context, index: Int[Tensor, "b q"]) -> TargetValue:
+        """Return the histograms of the tokens at `index`."""
+        return self.target(context, index, self.bias)

@@ -18,6 +18,7 @@ from mimkit.core.masking.plan import MaskPlan
 from mimkit.core.method import Method, Output
 from mimkit.core.methods import DecoderConfig, EncoderConfig, HiEndMAEConfig, build
 from mimkit.core.noise import Noise
+from mimkit.core.reconstruction import pixel_head
 
 CONFIG = HiEndMAEConfig(
     encoder=EncoderConfig(embed_dim=24, depth=12, num_heads=2, patch_size=4),
@@ -68,7 +69,7 @@ def test_blocks_above_the_last_context_learn_through_the_queries_alone() -> None
 def test_targets_have_mean_zero_and_biased_deviation_one() -> None:
     method, pixels = make(), volumes()
     output = run(method, pixels)
-    head = method.objectives["pixels"]
+    head = pixel_head(method)
     values = head.target(output.context, output.plan.predict).values
     torch.testing.assert_close(values.mean(-1), torch.zeros(values.shape[:2]), atol=1e-5, rtol=0)
     deviation = values.std(-1, unbiased=False)
@@ -82,7 +83,7 @@ def test_what_visible_tokens_predict_costs_nothing() -> None:
     method, pixels = make(), volumes()
     output = run(method, pixels)
     everything = torch.arange(24).expand(2, -1)
-    prediction = method.objectives["pixels"].predict(output.features, output.plan, everything)
+    prediction = pixel_head(method).predict(output.features, output.plan, everything)
     hidden = prediction.gather(1, output.plan.predict[..., None].expand(-1, -1, 64))
     torch.testing.assert_close(hidden, output.predictions["pixels"])
 

@@ -10,10 +10,19 @@ from torch import Tensor
 
 from mimkit.core.checkpoints.published import import_published, rename
 from mimkit.core.decoders.cross import CrossDecoder
+from mimkit.core.decoders.pyramid import CellDecoder
 from mimkit.core.grid import Grid
-from mimkit.core.method import Method
-from mimkit.core.methods import DecoderConfig, EncoderConfig, HiEndMAEConfig, MethodConfig
+from mimkit.core.method import Head, Method, Objective, Output
+from mimkit.core.methods import (
+    DecoderConfig,
+    EncoderConfig,
+    HiEndMAEConfig,
+    LocalMIMConfig,
+    MethodConfig,
+)
 from mimkit.core.noise import FixedNoise
+from mimkit.core.objectives.regions import RegionHead, num_hidden
+from mimkit.core.reconstruction import pixel_head
 from mimkit.core.tokens import all_tokens, membership
 
 from .common import Case, gradient_norms, inputs, run_step
@@ -35,9 +44,9 @@ def loaded(case: Case, config: MethodConfig, size: tuple[int, ...]) -> Method:
 
 def own_names(case: Case, method_name: str) -> dict[str, str]:
     """Return published parameter name -> ours; a file is translated as a whole."""
-    state = {key: torch.zeros(shape) for key, shape in case["state"].items()}
-    ours = {id(value): name for name, value in rename(state, method_name)[0].items()}
-    return {key: ours.get(id(value), "") for key, value in state.items()}
+    keys = list(case["state"])
+    state = {key: torch.full(case["state"][key], float(n)) for n, key in enumerate(keys)}
+    return {keys[int(value.max())]: name for name, value in rename(state, method_name)[0].items()}
 
 
 def encoder_of(published: Mapping, rank: int) -> EncoderConfig:
@@ -71,7 +80,7 @@ def run_hi_end_mae(case: Case) -> dict[str, Tensor]:
     method = loaded(case, config, size)
     output = run_step(method, given["volume"], FixedNoise({"mask": given["noise"]}))
     everything = all_tokens(len(given["volume"]), method.grid.num_tokens, torch.device("cpu"))
-    head, features = method.objectives["pixels"], output.features
+    head, features = pixel_head(method), output.features
     decoder = head.predictor
     assert isinstance(decoder, CrossDecoder)
     assert decoder.stem is not None
@@ -90,4 +99,69 @@ def run_hi_end_mae(case: Case) -> dict[str, Tensor]:
     }
 
 
-ADAPTERS = {"hi-end-mae": run_hi_end_mae}
+def run_localmim(case: Case) -> dict[str, Tensor]:
+    """Compute everything a LocalMIM case on a ViT may ask for."""
+    published, given = case["config"], inputs(case)
+    size = tuple(given["images"].shape[2:])
+    config = LocalMIMConfig(
+        encoder=encoder_of(published, len(size)),
+        decoder=DecoderConfig(
+            dim=published["decoder_embed_dim"],
+            depth=published["decoder_depth"],
+            num_heads=published["decoder_num_heads"],
+            mlp_ratio=float(published["mlp_ratio"]),
+        ),
+        taps=tuple(published["tapped_blocks"]),
+        scales=tuple(map(float, published["scales"])),
+        num_bins=published["hog_nbins"],
+        hog_bias=published["hog_bias"],
+        mask_ratio=published["mask_ratio"],
+        as_published=True,
+    )
+    method = loaded(case, config, size)
+    output = run_step(method, given["images"], FixedNoise({"mask": given["noise"]}))
+    out = {
+        "loss": output.loss,
+        "mask": membership(output.plan.predict, method.grid.num_tokens).float(),
+        **gradient_norms(method, case["outputs"], own_names(case, method.name), ""),
+    }
+    for number, head in enumerate(method.objectives.values()):
+        truth, guess, weight, latent = one_level(head, output)
+        out |= {
+            f"hog{number}": truth,
+            f"pred{number}": guess,
+            f"weight{number}": weight,
+            f"loss{number}": output.terms[f"level{number}"],
+            f"latent{number}": latent,
+        }
+    return out
+
+
+def one_level(head: Objective, output: Output) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return target, prediction and weight of all cells of a level, and the layer it reads."""
+    context, plan, features = output.context, output.plan, output.features
+    shape, num_tokens = context.grid.shape, context.grid.num_tokens
+    if isinstance(head, RegionHead):
+        factor, rank = head.predictor.factor, len(shape)
+        weight = num_hidden(plan, context.grid, factor) / factor**rank
+        guess = head.predictor(features, plan)
+        return head.target(context).values, guess, weight, head.predictor.reader.layer(features)
+    assert isinstance(head, Head)
+    assert isinstance(head.predictor, CellDecoder)
+    everything = all_tokens(len(plan.predict), num_tokens, plan.predict.device)
+    side = 2 ** len(head.predictor.doublings)
+    truth = in_raster_order(head.target(context, everything).values, shape, side)
+    guess = in_raster_order(head.predict(features, plan, everything), shape, side)
+    hidden = membership(plan.predict, num_tokens).float()[..., None]
+    weight = in_raster_order(hidden.repeat(1, 1, side * side), shape, side)[..., 0]
+    return truth, guess, weight, head.predictor.reader.layer(features)
+
+
+def in_raster_order(tokens: Tensor, shape: tuple[int, ...], side: int) -> Tensor:
+    """Return cells (b, m, d) in raster order from tokens whose numbers are (d, row, column)."""
+    rows, cols = shape
+    cells = tokens.unflatten(2, (-1, side, side)).unflatten(1, (rows, cols))
+    return cells.permute(0, 1, 4, 2, 5, 3).flatten(1, 4)
+
+
+ADAPTERS = {"hi-end-mae": run_hi_end_mae, "localmim": run_localmim}
