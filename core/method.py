@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import cast
 
 import torch
@@ -24,7 +23,7 @@ from .masking.strategies import MaskStrategy
 from .noise import Noise
 from .objectives.dense import TokenLoss
 from .objectives.reduce import reduce
-from .targets.contract import Target
+from .targets.contract import Target, TargetValue
 from .teacher import Teacher
 from .tokens import all_tokens
 from .views import Seen, Views, stack_views
@@ -170,9 +169,15 @@ class Head(Objective):
         prediction = self.predict(features, plan)
         with torch.no_grad():
             truth = self.target(context, plan.predict)
-        per_token, weight = self.loss(prediction, truth)
-        weight = weight * plan.predict_weight
+        per_token, weight = self.compare(prediction, truth, plan)
         return HeadResult(reduce(per_token, weight), prediction, per_token, weight)
+
+    def compare(
+        self, prediction: Float[Tensor, "b q t"], truth: TargetValue, plan: MaskPlan
+    ) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
+        """Return the loss of each predicted token and how much it counts."""
+        per_token, weight = self.loss(prediction, truth)
+        return per_token, weight * plan.predict_weight
 
     def forward_flops(self, num_context: int, num_predict: int) -> int:
         """Return the FLOP of the predictor."""
@@ -243,7 +248,20 @@ class Method(nn.Module):
     @property
     def num_encoded(self) -> int:
         """Tokens of a view that the encoder computes, prefix tokens not counted."""
-        return self.mask.num_visible if self.corruption is None else self.grid.num_tokens
+        if self.corruption is None:
+            return self.mask.num_visible
+        return self.corruption.num_encoded(self.grid, self.mask.num_visible)
+
+    @property
+    def batch_multiple(self) -> int:
+        """Samples that a batch has to be a multiple of: more than one where images are mixed."""
+        return getattr(self.corruption, "group", 1)
+
+    def encoder_flops(self) -> int:
+        """Return the FLOP of one view's pass through the encoder."""
+        if self.corruption is None:
+            return self.encoder.forward_flops(self.num_encoded)
+        return self.corruption.encoder_flops(self.encoder, self.grid)
 
     def after_step(self, progress: Progress) -> None:
         """Let the teacher follow; called after every update of the weights.
@@ -278,13 +296,14 @@ class Method(nn.Module):
 
     def encode(self, context: Context, plan: MaskPlan) -> Features:
         """Represent what a plan shows."""
-        patches, corrupt = context.patches, None
-        if self.corruption is not None:
-            patches = self.corruption.fill(context, plan)
-            corrupt = partial(self.corruption, context=replace(context, plan=plan))
-        features = self.encoder.encode_patches(
-            patches, plan, taps=self.taps, corrupt=corrupt, neck=self.neck
-        )
+        if self.corruption is None:
+            features = self.encoder.encode_patches(
+                context.patches, plan, taps=self.taps, neck=self.neck
+            )
+        else:
+            context = replace(context, plan=plan)
+            how = (self.taps, self.neck)
+            features = self.corruption.encode(self.encoder, context, plan, *how)
         if self.trunk is not None:
             features = replace(features, trunk=self.trunk(features, plan))
         return features

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from ..context import Context
-from ..encoders.contract import Features
 from ..errors import UsageError
 from ..masking.plan import MaskPlan
-from ..method import Head, HeadResult
+from ..method import Head
 from ..targets.contract import TargetValue
-from .reduce import reduce
 
 
 class ComplementHead(Head):
@@ -22,28 +19,19 @@ class ComplementHead(Head):
     it with zero. Numbers without data take part in no projection.
     """
 
-    def forward(
-        self,
-        features: Features,
-        plan: MaskPlan,
-        context: Context,
-        earlier: Mapping[str, HeadResult],
-    ) -> HeadResult:
-        """Compare predictions of all tokens with the truth, without what was kept.
+    def compare(
+        self, prediction: Float[Tensor, "b q t"], truth: TargetValue, plan: MaskPlan
+    ) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
+        """Return the loss of each token's residual, without what was kept of it.
 
         Raises:
             UsageError: when the plan shows tokens instead of a sketch.
         """
-        del earlier
         if plan.sketch is None:
             raise UsageError(
                 "plan", "holds no sketch of the tokens", "use a mask such as SketchMask"
             )
-        prediction = self.predict(features, plan)
-        with torch.no_grad():
-            truth = self.target(context, plan.predict)
         weight = plan.predict_weight[..., None]
         weight = weight.expand_as(truth.values) if truth.weight is None else weight * truth.weight
         missing = plan.sketch.removed(truth.values - prediction.float(), weight)
-        per_token, counts = self.loss(missing, TargetValue(torch.zeros_like(missing), weight))
-        return HeadResult(reduce(per_token, counts), prediction, per_token, counts)
+        return self.loss(missing, TargetValue(torch.zeros_like(missing), weight))
