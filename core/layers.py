@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from torch.nn import functional
 from .tokens import take
 
 KeyMask = Bool[Tensor, "b k"]
+Reading = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""How tokens read each other: (queries, keys, values, key mask) as those of `attend`."""
 
 
 def _heads(x: Float[Tensor, "b n w"], num_heads: int) -> Float[Tensor, "b h n e"]:
@@ -78,11 +82,22 @@ class Attention(nn.Module):
         key_mask: KeyMask | None = None,
         index: Int[Tensor, "b q"] | None = None,
         bias: Float[Tensor, "#b #h q k"] | None = None,
+        reading: Reading | None = None,
     ) -> Float[Tensor, "b q w"]:
-        """Do the same from queries, keys and values side by side, with a bias on the logits."""
+        """Do the same from queries, keys and values side by side.
+
+        Args:
+            qkv: of all tokens.
+            key_mask: true where a token may be read.
+            index: tokens whose output is wanted; None for all.
+            bias: added to the logits.
+            reading: replaces `attend`, the bias with it.
+        """
         q, k, v = qkv.chunk(3, dim=-1)
         q = q if index is None else take(q, index)
         q, k, v = (_heads(part, self.num_heads) for part in (q, k, v))
+        if reading is not None:
+            return self.proj(reading(q, k, v, key_mask))
         return self.proj(attend(q, k, v, key_mask, bias))
 
 
@@ -151,6 +166,7 @@ class Block(nn.Module):
         key_mask: KeyMask | None = None,
         index: Int[Tensor, "b q"] | None = None,
         qkv: Float[Tensor, "b n p"] | None = None,
+        reading: Reading | None = None,
     ) -> Float[Tensor, "b q w"]:
         """Self-attention, then the MLP, each with a residual.
 
@@ -160,10 +176,11 @@ class Block(nn.Module):
             index: tokens whose output is wanted, and the only ones it is computed for; None for
                 all. In a last block, whose other outputs nobody reads, it changes nothing else.
             qkv: what `project` returns for `x`, where it is known already.
+            reading: replaces plain attention.
         """
         qkv = self.project(x) if qkv is None else qkv
         x = x if index is None else take(x, index)
-        x = x + self.drop_path(self.attn.read(qkv, key_mask, index))
+        x = x + self.drop_path(self.attn.read(qkv, key_mask, index, reading=reading))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

@@ -33,7 +33,7 @@ class Sketch:
     scale: float | None = None
     complement: bool = False
 
-    def rows(self, rows: slice) -> Sketch:
+    def rows(self, rows: slice | Int[Tensor, " k"]) -> Sketch:
         """Return the sketch of some samples."""
         own = (self.order[rows], self.sign[rows])
         return Sketch(*own, self.num_buckets, self.scale, self.complement)

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..grid import Grid, patchify
+from ..layers import Reading
 from ..masking.plan import MaskPlan
 from ..tokens import membership
 
 Corrupt = Callable[[int, Tensor, Tensor], Tensor]
 """What happens to hidden tokens: (layer, tokens (b, n, d), hidden (b, n)) -> tokens."""
+Rule = Callable[[int, Tensor], Reading]
+"""How tokens read each other in a block: (block, its input, prefix in front) -> reading."""
 Neck = Callable[[Tensor, Mapping[int, Tensor]], Tensor]
 """What is normalised last: (output of the last block, kept taps) -> sequence of the same shape."""
 
@@ -66,6 +69,7 @@ class Pass:
         taps: blocks whose raw output is wanted, zero-based.
         corrupt: changes hidden tokens; see `Encoder.encode_patches`.
         neck: see `Encoder.encode_patches`.
+        rule: see `Encoder.encode_patches`.
     """
 
     shape: tuple[int, ...]
@@ -75,6 +79,7 @@ class Pass:
     taps: tuple[int, ...] = ()
     corrupt: Corrupt | None = None
     neck: Neck | None = None
+    rule: Rule | None = None
 
     def corrupted(self, layer: int, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return all tokens of the grid after the corruption of a layer, if there is one."""
@@ -94,12 +99,14 @@ class Encoder(nn.Module, ABC):
         embed_dim: width of the final tokens.
         depth: blocks whose output can be tapped.
         num_prefix_tokens: class and register tokens.
+        follows_rules: whether its attention can be replaced.
     """
 
     grid: Grid
     embed_dim: int
     depth: int
     num_prefix_tokens: int = 0
+    follows_rules: bool = False
 
     @abstractmethod
     def embed(
@@ -124,6 +131,7 @@ class Encoder(nn.Module, ABC):
         shape: Sequence[int] | None = None,
         corrupt: Corrupt | None = None,
         neck: Neck | None = None,
+        rule: Rule | None = None,
     ) -> Features:
         """Encode the visible tokens of a plan, or all tokens.
 
@@ -137,7 +145,17 @@ class Encoder(nn.Module, ABC):
                 ones: called with layer 0 after embedding (before positions) and with layer k
                 before block k - 1.
             neck: called with the last block's output and the taps before the final norm.
+            rule: with a corruption, how tokens read each other instead of plain attention.
+
+        Raises:
+            UsageError: for a rule that this encoder cannot follow.
         """
+        if rule is not None and not self.follows_rules:
+            raise UsageError(
+                f"encoder {type(self).__name__}",
+                "has an attention of its own, which cannot be replaced",
+                "use a plain ViT",
+            )
         grid = tuple(self.grid.shape if shape is None else shape)
         if plan is None:
             readable = None if absent is None else ~absent
@@ -147,7 +165,9 @@ class Encoder(nn.Module, ABC):
             return self.run(patches, seen)
         hidden = ~membership(plan.visible, patches.shape[1])
         readable = None if plan.absent is None else ~plan.absent
-        return self.run(patches, Pass(grid, None, readable, hidden, tuple(taps), corrupt, neck))
+        return self.run(
+            patches, Pass(grid, None, readable, hidden, tuple(taps), corrupt, neck, rule)
+        )
 
     @abstractmethod
     def embed_flops(self, num_tokens: int) -> int:

@@ -51,6 +51,7 @@ class ViT(Encoder):
     """
 
     pos_embed: Tensor
+    follows_rules = True
 
     def __init__(
         self,
@@ -118,7 +119,8 @@ class ViT(Encoder):
         for number, block in enumerate(self.blocks):
             if wanted.corrupt is not None:
                 x = self._corrupt_body(wanted, number + 1, x)
-            x = block(x, readable)
+            reading = None if wanted.rule is None else wanted.rule(number, x)
+            x = block(x, readable, reading=reading)
             if number in wanted.taps:
                 kept[number] = x
         x = x if wanted.neck is None else wanted.neck(x, kept)

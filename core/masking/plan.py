@@ -33,7 +33,7 @@ class MaskPlan:
     absent: Bool[Tensor, "b n"] | None = None
     sketch: Sketch | None = None
 
-    def rows(self, rows: slice) -> MaskPlan:
+    def rows(self, rows: slice | Int[Tensor, " k"]) -> MaskPlan:
         """Return the plan of some samples."""
         absent = None if self.absent is None else self.absent[rows]
         sketch = None if self.sketch is None else self.sketch.rows(rows)

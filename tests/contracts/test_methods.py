@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import prod
+
 import pytest
 import torch
 from tiny_methods import tiny
@@ -25,6 +28,17 @@ GRIDS = {
     "fourteen-bands": ((24, 24), 14),
     "volume": ((8, 12, 16), 1),
 }
+
+
+def fitting(names: Iterable[str], grids: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the pairs of a method and a grid of a rank that it works on."""
+    pairs = [(name, grid) for name in names for grid in grids]
+    return [(n, g) for n, g in pairs if len(GRIDS[g][0]) in METHODS[n].ranks]
+
+
+def hiding(what: str) -> list[str]:
+    """Return the methods by what they hide."""
+    return [name for name, row in METHODS.items() if row.hides == what]
 
 
 def make(name: str, size: tuple[int, ...] = (32, 32), channels: int = 3, **options) -> Method:
@@ -52,6 +66,13 @@ def hidden_pixels(method: Method, plan: MaskPlan, tokens: torch.Tensor) -> torch
     return cells
 
 
+def convolution_backward_flops(grad, x, weight, *rest, output_mask=None, **named) -> int:
+    """Count the products of both gradients of a convolution: each is as many as its forward's."""
+    del named
+    transposed, wanted = rest[4], rest[7] if output_mask is None else output_mask
+    return 2 * prod(x if transposed else grad) * prod(weight[1:]) * sum(wanted[:2])
+
+
 def wake(method: Method) -> None:
     """Open norms that start at zero, behind which nothing learns in the first step by design."""
     for part in method.modules():
@@ -59,8 +80,7 @@ def wake(method: Method) -> None:
             torch.nn.init.constant_(part.weight, 0.5)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "grid"), fitting(METHODS, GRIDS))
 def test_forward_backward_and_which_parameters_learn(name: str, grid: str) -> None:
     method = make(name, *GRIDS[grid])
     wake(method)
@@ -94,8 +114,7 @@ def test_counts_and_disjoint_roles(name: str) -> None:
     assert not (seen & asked).any()
 
 
-@pytest.mark.parametrize("grid", ["wide", "volume"])
-@pytest.mark.parametrize("name", [n for n, row in METHODS.items() if row.hides == "complement"])
+@pytest.mark.parametrize(("name", "grid"), fitting(hiding("complement"), ["wide", "volume"]))
 def test_what_a_sketch_loses_changes_no_prediction(name: str, grid: str) -> None:
     method = make(name, *GRIDS[grid]).eval()
     pixels = images(method)
@@ -111,8 +130,7 @@ def test_what_a_sketch_loses_changes_no_prediction(name: str, grid: str) -> None
     assert close.float().mean() < 0.5
 
 
-@pytest.mark.parametrize("grid", ["wide", "volume"])
-@pytest.mark.parametrize("name", [n for n, row in METHODS.items() if row.hides == "tokens"])
+@pytest.mark.parametrize(("name", "grid"), fitting(hiding("tokens"), ["wide", "volume"]))
 def test_hidden_pixels_change_no_prediction(name: str, grid: str) -> None:
     method = make(name, *GRIDS[grid]).eval()
     pixels = images(method)
@@ -158,8 +176,9 @@ def test_absent_tokens_change_nothing_at_all(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_sample_without_data_gives_no_gradient_and_no_nan(name: str) -> None:
     method = make(name)
-    pixels = images(method, 1)
-    output = run(method, pixels, torch.zeros(1, 32, 32, dtype=torch.bool))
+    smallest = method.batch_multiple
+    nothing = torch.zeros(smallest, 32, 32, dtype=torch.bool)
+    output = run(method, images(method, smallest), nothing)
     output.loss.backward()
     assert float(output.loss.detach()) == 0.0
     assert all(p.grad is None or not p.grad.any() for p in method.parameters())
@@ -177,15 +196,18 @@ def test_a_constant_patch_gives_no_gradient_unless_its_level_is_the_target(name:
 
 @pytest.mark.parametrize("epoch", [0.0, 3.6, 5.0, 7.4, 9.0])
 @pytest.mark.parametrize("name", METHODS)
-def test_batch_of_one_equals_its_place_in_a_batch(name: str, epoch: float) -> None:
+def test_smallest_batch_equals_its_place_in_a_larger_one(name: str, epoch: float) -> None:
+    """The smallest batch is one image, or as many as a method mixes with each other."""
     method = make(name).eval()
-    pixels = images(method, 3)
+    smallest = method.batch_multiple
+    middle = slice(smallest, 2 * smallest)
+    pixels = images(method, 3 * smallest)
     whole = run(method, pixels, epoch=epoch)
     plan = whole.seen.plan  # rows of a second view, if there is one, follow those of the first
-    plan = plan.rows(slice(1, None, 3))
-    single = run(method, pixels[1:2], epoch=epoch, plan=plan)
-    torch.testing.assert_close(single.loss, whole.per_sample[1])
-    assert run(method, pixels[1:2], epoch=epoch).loss.isfinite()
+    rows = torch.arange(len(plan.visible)).reshape(-1, 3, smallest)[:, 1].flatten()
+    single = run(method, pixels[middle], epoch=epoch, plan=plan.rows(rows))
+    torch.testing.assert_close(single.per_sample, whole.per_sample[middle])
+    assert run(method, pixels[middle], epoch=epoch).loss.isfinite()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -219,7 +241,12 @@ def test_flop_formula_equals_the_counter(name: str) -> None:
     num = 64  # what a whole batch shares is not counted, and is little in a large one
     pixels = images(method, num)
     # The counter does not know the fused CPU kernel, only the products it stands for.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    # Nor does it divide the weights' gradient of a depth-wise convolution by its groups.
+    rules = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False, custom_mapping=rules) as counter,
+    ):
         output = run(method, pixels)
         forward = counter.get_total_flops()
         output.loss.backward()

@@ -15,7 +15,7 @@ DECODER = DecoderConfig(dim=256, depth=1, num_heads=8)
 def _is_plain(row: MethodSpec) -> bool:
     decoder = getattr(row.config(), "decoder", None)
     own_rule = row.prepare is not None or row.infer is not None
-    if own_rule or not row.plain or not isinstance(decoder, DecoderConfig):
+    if own_rule or not row.names or not row.plain or not isinstance(decoder, DecoderConfig):
         return False
     with torch.device("meta"):
         config = row.config(encoder=ENCODER, decoder=DECODER)

@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from mimkit.core.decoders.feature_pyramid import PyramidConfig
+from mimkit.core.encoders.conv_vit import ConvViTConfig
 from mimkit.core.encoders.hivit import HiViTConfig
 from mimkit.core.encoders.swin import SwinConfig
 from mimkit.core.methods import (
     METHODS,
+    A2MIMConfig,
     DataScalingConfig,
     DecoderConfig,
+    DMJDConfig,
     EncoderConfig,
     HPMConfig,
     ITPNClipConfig,
@@ -20,6 +23,7 @@ from mimkit.core.methods import (
     LocalMIMConfig,
     LUTConfig,
     MethodConfig,
+    MixedAEConfig,
     RoPIMConfig,
     SatVisionTOAConfig,
     SimMIMConfig,
@@ -52,12 +56,23 @@ def hivit(**options: Any) -> HiViTConfig:
     return HiViTConfig(**(small | options))
 
 
+CONV_VIT = ConvViTConfig(
+    embed_dims=(8, 12, 24), depths=(1, 1, 2), num_heads=2, mlp_ratios=(2.0, 2.0, 4.0), patch_size=4
+)
 PYRAMID = PyramidConfig(dim=12, depth=1)
 
 TINY: dict[str, Callable[[], MethodConfig]] = {
+    "a2mim": lambda: A2MIMConfig(
+        encoder=replace(BEIT, relative_positions="block", absolute_positions=True),
+        mask_layer=1,
+        mask_gamma=0.5,
+    ),
     # Raw pixels, the default, give flat patches a meaning.
     "hpm": lambda: HPMConfig(encoder=ENCODER, decoder=DECODER, norm_pix=True),
     "data-scaling": lambda: DataScalingConfig(encoder=swin(2, 2), target_window=9),
+    "dmjd": lambda: DMJDConfig(encoder=CONV_VIT, decoder=DECODER, cell=2),
+    # Two images, so that half of the tokens are seen.
+    "mixedae": lambda: MixedAEConfig(encoder=ENCODER, decoder=DECODER, group=2),
     # The finest level gives each of its 64 cells of a volume's unit one number.
     "itpn-clip": lambda: ITPNClipConfig(
         encoder=hivit(embed_dim=64, depth=5, relative_bias=True, layer_scale=0.1),
