@@ -15,7 +15,12 @@ _AXIS_ORDER = {1: (0,), 2: (1, 0), 3: (0, 1, 2)}
 
 
 def sincos(
-    shape: Sequence[int], dim: int, *, base: float = 10000.0, num_prefix: int = 0
+    shape: Sequence[int],
+    dim: int,
+    *,
+    base: float = 10000.0,
+    num_prefix: int = 0,
+    order: Sequence[int] | None = None,
 ) -> Float[Tensor, "n d"]:
     """Return the fixed sine-cosine table of a grid, prefix rows zero.
 
@@ -28,6 +33,8 @@ def sincos(
         dim: width of a code.
         base: longest wavelength over 2 pi.
         num_prefix: zero rows in front, for class and register tokens.
+        order: axes in the order of their shares of the width; by default that of most published
+            tables (mff.md, "Gotchas", has the other one in 2-D).
     """
     rank = len(shape)
     num_freqs = dim // (2 * rank)
@@ -35,7 +42,7 @@ def sincos(
     freqs = base ** (-torch.arange(num_freqs, dtype=torch.float64) / max(num_freqs, 1))
     coords = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij")
     parts = []
-    for axis in _AXIS_ORDER.get(rank, tuple(range(rank))):
+    for axis in order or _AXIS_ORDER.get(rank, tuple(range(rank))):
         angles = coords[axis].reshape(-1, 1) * freqs
         parts += [angles.sin(), angles.cos()]
     table = torch.zeros(num_prefix + prod(shape), dim, dtype=torch.float64)

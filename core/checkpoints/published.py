@@ -204,6 +204,7 @@ def infer_config(
             "say what the weights are of with --recipe, a name of `mimkit recipe list` or a file",
         )
     ours, _ = rename(state, name)
+    state = state if row.prepare is None else row.prepare(state)
     kernel = ours.get("encoder.patch_embed.proj.weight")
     if kernel is None:
         reason = "has no patch embedding (patch_embed.proj.weight)"

@@ -5,9 +5,7 @@ from __future__ import annotations
 from ..errors import UsageError
 from ..grid import Grid
 from ..method import Method
-from . import a2mim as _a2mim
 from . import data_scaling as _data_scaling
-from . import dmjd as _dmjd
 from . import hi_end_mae as _hi_end_mae
 from . import hpm as _hpm
 from . import itpn as _itpn
@@ -16,16 +14,13 @@ from . import localmim as _localmim
 from . import lut as _lut
 from . import mae as _mae
 from . import mff as _mff
-from . import mixedae as _mixedae
 from . import ropim as _ropim
 from . import satvision_toa as _satvision_toa
 from . import selectivemae as _selectivemae
 from . import simmim as _simmim
 from . import simmim_vit as _simmim_vit
-from .a2mim import A2MIMConfig
 from .config import DecoderConfig, EncoderConfig
 from .data_scaling import DataScalingConfig
-from .dmjd import DMJDConfig
 from .hi_end_mae import HiEndMAEConfig
 from .hpm import HPMConfig
 from .itpn import ITPNConfig
@@ -34,7 +29,6 @@ from .localmim import LocalMIMConfig
 from .lut import LUTConfig
 from .mae import MAEConfig
 from .mff import MFFConfig
-from .mixedae import MixedAEConfig
 from .ropim import RoPIMConfig
 from .satvision_toa import SatVisionTOAConfig
 from .selectivemae import SelectiveMAEConfig
@@ -44,8 +38,6 @@ from .spec import MethodSpec
 
 __all__ = [
     "METHODS",
-    "A2MIMConfig",
-    "DMJDConfig",
     "DataScalingConfig",
     "DecoderConfig",
     "EncoderConfig",
@@ -59,7 +51,6 @@ __all__ = [
     "MFFConfig",
     "MethodConfig",
     "MethodSpec",
-    "MixedAEConfig",
     "RoPIMConfig",
     "SatVisionTOAConfig",
     "SelectiveMAEConfig",
@@ -70,9 +61,7 @@ __all__ = [
 ]
 
 MethodConfig = (
-    A2MIMConfig
-    | DMJDConfig
-    | DataScalingConfig
+    DataScalingConfig
     | HPMConfig
     | HiEndMAEConfig
     | ITPNClipConfig
@@ -81,7 +70,6 @@ MethodConfig = (
     | LocalMIMConfig
     | MAEConfig
     | MFFConfig
-    | MixedAEConfig
     | RoPIMConfig
     | SatVisionTOAConfig
     | SelectiveMAEConfig
@@ -92,10 +80,8 @@ MethodConfig = (
 METHODS: dict[str, MethodSpec] = {
     row.name: row
     for row in (
-        _a2mim.SPEC,
         _data_scaling.SPEC,
         _hi_end_mae.SPEC,
-        _dmjd.SPEC,
         _hpm.SPEC,
         _itpn.SPEC,
         _itpn_clip.SPEC,
@@ -103,7 +89,6 @@ METHODS: dict[str, MethodSpec] = {
         _lut.SPEC,
         _mae.SPEC,
         _mff.SPEC,
-        _mixedae.SPEC,
         _ropim.SPEC,
         _satvision_toa.SPEC,
         _selectivemae.SPEC,

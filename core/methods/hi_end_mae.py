@@ -56,11 +56,6 @@ class HiEndMAEConfig:
     """Reproduce the released code: truncated counts, every patch trained on."""
 
     @property
-    def lr_factor(self) -> float:
-        """Factor of the learning-rate rule beside batch / 256."""
-        return 1.0
-
-    @property
     def reads(self) -> tuple[int, ...]:
         """The encoder block that each cross-attention block reads.
 
@@ -76,6 +71,11 @@ class HiEndMAEConfig:
                 f"use numbers from 0 to {depth - 1}, at least one",
             )
         return contexts
+
+    @property
+    def lr_factor(self) -> float:
+        """Factor of the learning-rate rule beside batch / 256."""
+        return 1.0
 
 
 def spread(depth: int, num: int = 3) -> tuple[int, ...]:

@@ -52,11 +52,6 @@ class RegionHead(Objective):
         super().__init__()
         self.predictor, self.target, self.loss, self.weight = predictor, target, loss, weight
 
-    @property
-    def taps(self) -> tuple[int, ...]:
-        """Encoder blocks whose output the predictor reads."""
-        return self.predictor.taps
-
     def forward(
         self,
         features: Features,
@@ -65,11 +60,10 @@ class RegionHead(Objective):
         earlier: Mapping[str, HeadResult],
     ) -> HeadResult:
         """Compare predictions of the regions with the truth."""
-        del earlier
-        prediction = self.predictor(features, plan)
         with torch.no_grad():
             truth = self.target(context)
-        per_region, weight = self.loss(prediction, truth)
+        del earlier
+        per_region, weight = self.loss(self.predictor(features, plan), truth)
         weight = weight * num_hidden(plan, context.grid, self.predictor.factor)
         return HeadResult(reduce(per_region, weight))
 
@@ -77,3 +71,8 @@ class RegionHead(Objective):
         """Return the FLOP of the predictor."""
         del num_predict
         return self.predictor.forward_flops(num_context)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Encoder blocks whose output the predictor reads."""
+        return self.predictor.taps

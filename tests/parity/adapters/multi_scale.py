@@ -11,6 +11,7 @@ from torch import Tensor
 from mimkit.core.checkpoints.published import import_published, rename
 from mimkit.core.decoders.cross import CrossDecoder
 from mimkit.core.decoders.pyramid import CellDecoder
+from mimkit.core.encoders.fusion import TapFusion
 from mimkit.core.grid import Grid
 from mimkit.core.method import Head, Method, Objective, Output
 from mimkit.core.methods import (
@@ -19,13 +20,14 @@ from mimkit.core.methods import (
     HiEndMAEConfig,
     LocalMIMConfig,
     MethodConfig,
+    MFFConfig,
 )
 from mimkit.core.noise import FixedNoise
 from mimkit.core.objectives.regions import RegionHead, num_hidden
 from mimkit.core.reconstruction import pixel_head
 from mimkit.core.tokens import all_tokens, membership
 
-from .common import Case, gradient_norms, inputs, run_step
+from .common import Case, decoder_config, gradient_norms, inputs, run_step
 
 
 def sides(length: int | list[int], rank: int) -> tuple[int, ...]:
@@ -164,4 +166,31 @@ def in_raster_order(tokens: Tensor, shape: tuple[int, ...], side: int) -> Tensor
     return cells.permute(0, 1, 4, 2, 5, 3).flatten(1, 4)
 
 
-ADAPTERS = {"hi-end-mae": run_hi_end_mae, "localmim": run_localmim}
+def run_mff(case: Case) -> dict[str, Tensor]:
+    """Compute everything an MFF case may ask for."""
+    published, given = case["config"], inputs(case)
+    config = MFFConfig(
+        encoder=encoder_of(published, 2),
+        decoder=decoder_config(published),
+        fused_blocks=tuple(published["fused_blocks"]),
+        mask_ratio=published["mask_ratio"],
+        norm_pix=published["norm_pix_loss"],
+        as_published=True,
+    )
+    method = loaded(case, config, tuple(given["images"].shape[2:]))
+    output = run_step(method, given["images"], FixedNoise({"mask": given["noise"]}))
+    everything = all_tokens(len(given["images"]), method.grid.num_tokens, torch.device("cpu"))
+    assert isinstance(method.neck, TapFusion)
+    return {
+        "loss": output.loss,
+        "pred": pixel_head(method).predict(output.features, output.plan, everything),
+        "mask": membership(output.plan.predict, method.grid.num_tokens).float(),
+        "latent": output.features.sequence,
+        "fusion_weights": method.neck.weights,
+        "pos_embed": method.get_buffer("encoder.pos_embed"),
+        "decoder_pos_embed": method.get_buffer("heads.pixels.predictor.pos_embed"),
+        **gradient_norms(method, case["outputs"], own_names(case, method.name), ""),
+    }
+
+
+ADAPTERS = {"hi-end-mae": run_hi_end_mae, "localmim": run_localmim, "mff": run_mff}
