@@ -5,7 +5,9 @@ from __future__ import annotations
 from ..errors import UsageError
 from ..grid import Grid
 from ..method import Method
+from . import a2mim as _a2mim
 from . import data_scaling as _data_scaling
+from . import dmjd as _dmjd
 from . import hi_end_mae as _hi_end_mae
 from . import hpm as _hpm
 from . import itpn as _itpn
@@ -14,13 +16,17 @@ from . import localmim as _localmim
 from . import lut as _lut
 from . import mae as _mae
 from . import mff as _mff
+from . import mixedae as _mixedae
+from . import mto as _mto
 from . import ropim as _ropim
 from . import satvision_toa as _satvision_toa
 from . import selectivemae as _selectivemae
 from . import simmim as _simmim
 from . import simmim_vit as _simmim_vit
+from .a2mim import A2MIMConfig
 from .config import DecoderConfig, EncoderConfig
 from .data_scaling import DataScalingConfig
+from .dmjd import DMJDConfig
 from .hi_end_mae import HiEndMAEConfig
 from .hpm import HPMConfig
 from .itpn import ITPNConfig
@@ -29,6 +35,8 @@ from .localmim import LocalMIMConfig
 from .lut import LUTConfig
 from .mae import MAEConfig
 from .mff import MFFConfig
+from .mixedae import MixedAEConfig
+from .mto import MTOConfig
 from .ropim import RoPIMConfig
 from .satvision_toa import SatVisionTOAConfig
 from .selectivemae import SelectiveMAEConfig
@@ -38,6 +46,8 @@ from .spec import MethodSpec
 
 __all__ = [
     "METHODS",
+    "A2MIMConfig",
+    "DMJDConfig",
     "DataScalingConfig",
     "DecoderConfig",
     "EncoderConfig",
@@ -49,8 +59,10 @@ __all__ = [
     "LocalMIMConfig",
     "MAEConfig",
     "MFFConfig",
+    "MTOConfig",
     "MethodConfig",
     "MethodSpec",
+    "MixedAEConfig",
     "RoPIMConfig",
     "SatVisionTOAConfig",
     "SelectiveMAEConfig",
@@ -61,7 +73,9 @@ __all__ = [
 ]
 
 MethodConfig = (
-    DataScalingConfig
+    A2MIMConfig
+    | DMJDConfig
+    | DataScalingConfig
     | HPMConfig
     | HiEndMAEConfig
     | ITPNClipConfig
@@ -70,6 +84,8 @@ MethodConfig = (
     | LocalMIMConfig
     | MAEConfig
     | MFFConfig
+    | MTOConfig
+    | MixedAEConfig
     | RoPIMConfig
     | SatVisionTOAConfig
     | SelectiveMAEConfig
@@ -80,8 +96,10 @@ MethodConfig = (
 METHODS: dict[str, MethodSpec] = {
     row.name: row
     for row in (
+        _a2mim.SPEC,
         _data_scaling.SPEC,
         _hi_end_mae.SPEC,
+        _dmjd.SPEC,
         _hpm.SPEC,
         _itpn.SPEC,
         _itpn_clip.SPEC,
@@ -89,6 +107,8 @@ METHODS: dict[str, MethodSpec] = {
         _lut.SPEC,
         _mae.SPEC,
         _mff.SPEC,
+        _mixedae.SPEC,
+        _mto.SPEC,
         _ropim.SPEC,
         _satvision_toa.SPEC,
         _selectivemae.SPEC,

@@ -40,7 +40,7 @@ def training_flops(method: Method) -> FlopCount:
     mask, encoder = method.mask, method.encoder
     num_context = method.num_encoded + encoder.num_prefix_tokens
     views = method.num_views
-    encode = views * encoder.forward_flops(method.num_encoded)
+    encode = views * method.encoder_flops()
     fuse = getattr(method.neck, "forward_flops", None)  # only necks that compute
     encode += views * fuse(num_context) if fuse else 0
     decode = 0 if method.trunk is None else views * method.trunk.forward_flops(num_context)
@@ -51,6 +51,8 @@ def training_flops(method: Method) -> FlopCount:
     selection = getattr(mask, "forward_flops", None)  # only masks that compute with features
     select = selection(encoder) if selection else 0
     select += sum(head.teacher_flops(encoder) for head in method.objectives.values())
+    if method.corruption is not None:
+        select += views * method.corruption.selection_flops(encoder, method.grid, mask.num_visible)
     select += 0 if method.teacher is None else views * method.teacher.tokens_flops()
     step = 3 * (encode + decode) - views * encoder.embed_flops(method.num_encoded) + select
     return FlopCount(encode, decode, select, step)
