@@ -24,6 +24,7 @@ from mimkit.core.methods import (
     LUTConfig,
     MethodConfig,
     MixedAEConfig,
+    MTOConfig,
     RoPIMConfig,
     SatVisionTOAConfig,
     SimMIMConfig,
@@ -73,6 +74,7 @@ TINY: dict[str, Callable[[], MethodConfig]] = {
     "dmjd": lambda: DMJDConfig(encoder=CONV_VIT, decoder=DECODER, cell=2),
     # Two images, so that half of the tokens are seen.
     "mixedae": lambda: MixedAEConfig(encoder=ENCODER, decoder=DECODER, group=2),
+    "mto": lambda: MTOConfig(encoder=ENCODER),
     # The finest level gives each of its 64 cells of a volume's unit one number.
     "itpn-clip": lambda: ITPNClipConfig(
         encoder=hivit(embed_dim=64, depth=5, relative_bias=True, layer_scale=0.1),

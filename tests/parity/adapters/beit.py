@@ -9,10 +9,12 @@ from golden import fill_state
 from torch import Tensor
 
 from mimkit.core.checkpoints.published import import_published
+from mimkit.core.corruption import FillAndToken
 from mimkit.core.encoders.beit import BEiT
 from mimkit.core.grid import Grid, unpatchify
 from mimkit.core.method import Method
-from mimkit.core.methods import MethodConfig, RoPIMConfig, SimMIMViTConfig
+from mimkit.core.methods import A2MIMConfig, MethodConfig, RoPIMConfig, SimMIMViTConfig
+from mimkit.core.methods.a2mim import ResNetConfig
 from mimkit.core.methods.config_beit import BEiTConfig
 from mimkit.core.noise import FixedNoise
 from mimkit.core.reconstruction import pixel_head
@@ -129,4 +131,76 @@ def run_ropim(case: Case) -> dict[str, Tensor]:
     }
 
 
-ADAPTERS = {"ropim": run_ropim, "simmim-vit": run_simmim_vit}
+def a2mim_config(published: Mapping) -> A2MIMConfig:
+    """Translate an A2MIM case's configuration."""
+    head, is_vit = published["head"], published["arch"] == "vit"
+    encoder = ResNetConfig(depths=DEPTHS.get(published["arch"], (3, 4, 6, 3)))
+    if is_vit:
+        encoder = BEiTConfig(
+            embed_dim=published["dim"],
+            depth=published["depth"],
+            num_heads=published["heads"],
+            patch_size=published["patch"],
+            relative_positions="block" if published["relative_position"] else "none",
+            absolute_positions=True,
+            layer_scale=published["init_values"] or None,
+        )
+    return A2MIMConfig(
+        encoder=encoder,
+        mask_ratio=published["mask_ratio"],
+        mask_unit=published["mask_patch"] // encoder.patch_size,
+        # Released CNNs count the stages that a map has passed.
+        mask_layer=published["mask_layer"] + (0 if is_vit else 1),
+        mask_gamma=published["mask_init"] or None,
+        error="l1" if head["loss"]["mode"] == "l1_loss" else "focal-l1",
+        frequency_weight=head["fft_weight"],
+        frequency_loss="focal" if head["fft_focal"] else "plain",
+        frequency_visible=head["fft_unmask_weight"],
+        frequency_fill=head["fft_unmask_replace"],
+        as_published=True,
+    )
+
+
+def run_a2mim(case: Case) -> dict[str, Tensor]:
+    """Compute everything an A2MIM case may ask for."""
+    published, given = case["config"], inputs(case)
+    config = a2mim_config(published)
+    method, images = build(case, config, config.encoder.patch_size), given["images"]
+    for part in method.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.eval()
+    trunk, corruption = method.get_submodule("trunk"), method.corruption
+    assert isinstance(corruption, FillAndToken)
+    seen: list[Tensor] = []
+    trunk.register_forward_hook(lambda *found: (found[2].retain_grad(), seen.append(found[2]))[1])
+    output = run_step(method, images, unit_draws(method, given["noise"], config.mask_unit))
+    filled = corruption.fill(output.context, output.plan)
+    hidden = membership(output.plan.predict, method.grid.num_tokens)[..., None]
+    every = {
+        "masked_input": filled,
+        "prediction": seen[0],
+        "grad_prediction": seen[0].grad,
+        "mask": hidden.expand_as(filled).float(),
+    }
+    pictures = {name: unpatchify(tokens, method.grid) for name, tokens in every.items()}
+    return {
+        "loss": output.loss,
+        "loss_spatial": output.terms["pixels"],
+        **pictures,
+        "mask": pictures["mask"][:, 0],
+        **gradient_norms(method, case["outputs"], names(case, "a2mim"), ""),
+    }
+
+
+DEPTHS = {
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+    "resnet200": (3, 24, 36, 3),
+}
+ADAPTERS = {
+    "a2mim ViT": run_a2mim,
+    "a2mim ResNet-50": run_a2mim,
+    "ropim": run_ropim,
+    "simmim-vit": run_simmim_vit,
+}

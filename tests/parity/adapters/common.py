@@ -76,7 +76,7 @@ def gradient_norms(method: Method, wanted: Mapping, published: Mapping[str, str]
         if key.startswith(head):
             grad = own[published[key.removeprefix(head)]].grad
             assert grad is not None, f"{key}: no gradient"
-            norms[key] = grad.norm()
+            norms[key] = grad.double().norm()
     return norms
 
 
