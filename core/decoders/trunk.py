@@ -79,8 +79,8 @@ class TrunkDecoder(Predictor):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        self.num_tokens, self.dim, self.mlp_ratio = grid.num_tokens, dim, mlp_ratio
-        self.num_prefix = num_prefix
+        self.length, self.num_prefix = grid.num_tokens + num_prefix, num_prefix
+        self.dim, self.mlp_ratio = dim, mlp_ratio
         self.blocks = decoder_blocks(dim, depth, num_heads, mlp_ratio)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, out_dim)
@@ -111,8 +111,7 @@ class TrunkDecoder(Predictor):
     def forward_flops(self, num_context: int, num_predict: int) -> int:
         """Return the FLOP of one sample's forward; the last block answers for what is asked."""
         del num_context
-        num_tokens = self.num_tokens + self.num_prefix
-        one = flops.block(num_tokens, self.dim, self.mlp_ratio)
-        last = flops.block(num_tokens, self.dim, self.mlp_ratio, num_predict)
+        one = flops.block(self.length, self.dim, self.mlp_ratio)
+        last = flops.block(self.length, self.dim, self.mlp_ratio, num_predict)
         head = flops.linear(num_predict, self.dim, self.head.out_features)
         return (len(self.blocks) - 1) * one + last + head

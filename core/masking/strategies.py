@@ -72,15 +72,24 @@ class UnitMask:
 
     def __call__(self, context: Context) -> MaskPlan:
         """Draw one noise value per unit; token noise cuts a unit that does not fit the count."""
-        shape = context.grid.shape
-        coarse = tuple(-(-n // self.unit) for n in shape)
-        batch = context.batch_size
-        noise = context.noise.uniform("unit", (batch, 1, *coarse)).to(context.patches.device)
-        for axis, length in enumerate(shape):
-            noise = noise.repeat_interleave(self.unit, dim=2 + axis).narrow(2 + axis, 0, length)
-        fine = context.noise.uniform("mask", context.patches.shape[:2]).to(noise.device)
-        score = -(noise.flatten(1) + 1e-6 * fine)
+        score = -unit_noise(context, self.unit)
         return plan_from_scores(score, self.num_visible, self.num_predict, absent=context.absent)
+
+
+def unit_noise(context: Context, unit: int) -> Float[Tensor, "b n"]:
+    """Return noise per token of each sample that is the same inside a unit, up to its last digits.
+
+    Args:
+        context: tells the grid; draws have a row per sample, however many views it has.
+        unit: tokens per unit along every axis.
+    """
+    shape, num = context.grid.shape, context.num_samples
+    coarse = tuple(-(-n // unit) for n in shape)
+    noise = context.noise.uniform("unit", (num, 1, *coarse)).to(context.patches.device)
+    for axis, length in enumerate(shape):
+        noise = noise.repeat_interleave(unit, dim=2 + axis).narrow(2 + axis, 0, length)
+    fine = context.noise.uniform("mask", (num, context.grid.num_tokens)).to(noise.device)
+    return noise.flatten(1) + 1e-6 * fine
 
 
 @dataclass(frozen=True)

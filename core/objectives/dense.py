@@ -42,8 +42,10 @@ def l1(
 
 
 def smooth_l1(
-    prediction: Float[Tensor, "b q t"], target: TargetValue
+    prediction: Float[Tensor, "b q t"], target: TargetValue, beta: float = 1.0
 ) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
-    """Return the Huber-like error (beta 1) of each token and one where the token counts."""
-    error = functional.smooth_l1_loss(prediction.float(), target.values, reduction="none")
+    """Return the error, squared up to `beta`, of each token and one where the token counts."""
+    error = functional.smooth_l1_loss(
+        prediction.float(), target.values, reduction="none", beta=beta
+    )
     return _token_mean(error, target.weight)

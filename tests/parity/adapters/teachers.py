@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from golden import fill, fill_state
@@ -12,16 +13,21 @@ from torch import Tensor
 
 from mimkit.core.batch import Batch, Progress
 from mimkit.core.checkpoints.published import import_published
+from mimkit.core.context import Context
 from mimkit.core.decoders.projector import Norm
+from mimkit.core.encoders.conv_vit import ConvViTConfig
 from mimkit.core.grid import Grid
 from mimkit.core.masking.hard import HardMask
-from mimkit.core.method import Method
-from mimkit.core.methods import HPMConfig, LUTConfig
+from mimkit.core.method import Head, Method
+from mimkit.core.methods import DecoderConfig, DMJDConfig, HPMConfig, LUTConfig
 from mimkit.core.noise import FixedNoise
 from mimkit.core.objectives.alignment import CrossViewAlignment
 from mimkit.core.objectives.ranking import absolute
+from mimkit.core.objectives.visible import VisibleHead
 from mimkit.core.reconstruction import pixel_head
-from mimkit.core.tokens import all_tokens, membership
+from mimkit.core.targets.central_hog import CentralHogTarget, central_hog
+from mimkit.core.targets.contract import TargetValue
+from mimkit.core.tokens import all_tokens, membership, take
 
 from .common import Case, decoder_config, encoder_config, inputs, names, published_method
 
@@ -159,4 +165,90 @@ def averaged(method: Method, key: str) -> Tensor:
     return teacher.copy_of("encoder").state_dict()[name]
 
 
-ADAPTERS = {"hpm": run_hpm, "lut": run_lut}
+@dataclass(frozen=True)
+class OfImages:
+    """A target computed from given images, which a case lists beside those that are encoded."""
+
+    target: CentralHogTarget
+    images: Tensor
+
+    def out_dim(self, grid: Grid) -> int:
+        """Return how many numbers a token has."""
+        return self.target.out_dim(grid)
+
+    def __call__(self, context: Context, index: Tensor) -> TargetValue:
+        """Return the truth for the tokens at `index`."""
+        return self.target(replace(context, images=self.images), index)
+
+
+def dmjd_config(published: Mapping) -> DMJDConfig:
+    """Translate a case's configuration."""
+    return DMJDConfig(
+        encoder=ConvViTConfig(
+            embed_dims=tuple(published["embed_dim"]),
+            depths=tuple(published["depth"]),
+            num_heads=published["num_heads"],
+            mlp_ratios=tuple(float(ratio) for ratio in published["mlp_ratio"]),
+        ),
+        decoder=DecoderConfig(
+            dim=published["decoder_embed_dim"],
+            depth=published["decoder_depth"],
+            num_heads=published["decoder_num_heads"],
+            mlp_ratio=float(published["mlp_ratio"][0]),
+        ),
+        mask_ratio=published["mask_ratio"],
+        unit=2 if published["mask_type"] == "block" else 1,
+        hidden_loss=published["mim_loss_type"],
+        visible_loss=published["vis_loss_type"],
+        visible_weight=published["theta"],
+        as_published=True,
+    )
+
+
+def run_dmjd(case: Case) -> dict[str, Tensor]:
+    """Compute everything a DMJD case may ask for, with published and with matched targets."""
+    published, config = case["config"], dmjd_config(case["config"])
+    given = {
+        name.removeprefix("input/"): fill(
+            f"input/{name.removeprefix('input/')}",
+            tuple(how["shape"]),
+            "normal" if how["kind"] == "normal" else "uniform",
+        )
+        for name, how in case["inputs"].items()
+    }
+    raw, num = (256 * given["raw_images"]).floor(), len(given["images"])
+    size = published["img_size"]
+    grid = Grid.for_image(tuple(size) if isinstance(size, list) else (size, size), 16, raw.shape[1])
+    state = fill_state(case["state"])
+    method = import_published(state, "dmjd", config=config, grid=grid).method
+    hidden, visible = method.objectives["hog"], method.objectives["visible"]
+    assert isinstance(hidden, Head)
+    assert isinstance(visible, VisibleHead)
+    assert isinstance(visible.target, CentralHogTarget)
+    target = OfImages(visible.target, raw.repeat(2, 1, 1, 1))
+    hidden.target = visible.target = target
+    coarse = tuple(length // config.unit for length in grid.shape)
+    draws = {**given, "unit": given["noise"].unflatten(1, (1, *coarse))}
+    batch, out = Batch(given["images"], None, torch.arange(num)), {}
+    for kind in ("as_published", "matched"):
+        visible.raster_targets = kind == "as_published"
+        method.zero_grad()
+        step = method(batch, Progress(0, 1), FixedNoise(draws))
+        step.loss.backward()
+        prefix = f"grad_norm_{kind.removeprefix('as_')}/"
+        out |= own_gradient_norms(method, case, names(case, "dmjd").__getitem__, prefix)
+        out |= {f"loss_{kind}": step.loss, f"loss_visible_{kind}": step.terms["visible"]}
+    seen = step.seen
+    everything = all_tokens(2 * num, grid.num_tokens, raw.device)
+    order = seen.plan.visible.argsort(dim=1)
+    return out | {
+        "hog_histogram": central_hog(raw, config.cell),
+        "target": target(seen.context, everything).values[:num],
+        "mask": 1 - membership(seen.plan.visible, grid.num_tokens).float(),
+        "pred_all": hidden.predict(seen.features, seen.plan, everything),
+        "pred_visible_raster": take(visible.predictor(seen.features.last), order),
+        "loss_masked": step.terms["hog"],
+    }
+
+
+ADAPTERS = {"dmjd": run_dmjd, "hpm": run_hpm, "lut": run_lut}
