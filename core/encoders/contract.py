@@ -15,6 +15,8 @@ from ..layers import Reading
 from ..masking.plan import MaskPlan
 from ..tokens import membership
 
+EMBEDDED = -2
+"""Tap of a plain ViT with a corruption: embedded tokens in front of positions, no prefix."""
 Corrupt = Callable[[int, Tensor, Tensor], Tensor]
 """What happens to hidden tokens: (layer, tokens (b, n, d), hidden (b, n)) -> tokens."""
 Rule = Callable[[int, Tensor], Reading]
@@ -53,8 +55,8 @@ class Features:
         return self.sequence[:, : self.num_prefix]
 
     def context(self, tap: int) -> Float[Tensor, "b t d"]:
-        """Return the final sequence for tap -1, the raw output of a block otherwise."""
-        return self.sequence if tap < 0 else self.taps[tap]
+        """Return the final sequence for tap -1, what was kept under another tap otherwise."""
+        return self.sequence if tap == -1 else self.taps[tap]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..grid import Grid
 from ..layers import Block, init_transformer
 from ..positions import resize, sincos
 from ..tokens import take
-from .contract import Encoder, Features, Pass
+from .contract import EMBEDDED, Encoder, Features, Pass
 
 
 class PatchEmbed(nn.Module):
@@ -106,16 +106,19 @@ class ViT(Encoder):
 
     def run(self, patches: Float[Tensor, "b n p"], wanted: Pass) -> Features:
         """Embed and encode the tokens that are wanted, behind the class token."""
+        kept = {}
         if wanted.corrupt is None:
             x = self.embed(patches, wanted.index, wanted.shape)
         else:
-            x = wanted.corrupted(0, self.patch_embed(patches)) + self.positions(wanted.shape)
+            x = wanted.corrupted(0, self.patch_embed(patches))
+            if EMBEDDED in wanted.taps:
+                kept[EMBEDDED] = x
+            x = x + self.positions(wanted.shape)
         readable = wanted.readable
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
             if readable is not None:
                 readable = torch.cat([readable.new_ones(x.shape[0], 1), readable], dim=1)
-        kept = {}
         for number, block in enumerate(self.blocks):
             if wanted.corrupt is not None:
                 x = self._corrupt_body(wanted, number + 1, x)
