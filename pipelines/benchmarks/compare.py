@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -12,7 +13,7 @@ from .steps import Side, Step, Workload, peak_growth
 from .table import Cell
 from .turns import Turns, take_turns
 
-IMAGE_SIZE, PATCH_SIZE = 224, 16
+IMAGE_SIZE, PATCH_SIZE, VOLUME_SIZE = 224, 16, 96
 
 
 def workload(config: BenchmarkConfig, device: torch.device) -> Workload:
@@ -21,6 +22,11 @@ def workload(config: BenchmarkConfig, device: torch.device) -> Workload:
     return Workload(
         config.batch_size, IMAGE_SIZE, PATCH_SIZE, device=str(device), num_threads=threads
     )
+
+
+def volumes(config: BenchmarkConfig, device: torch.device) -> Workload:
+    """Return the same with volumes of one channel."""
+    return replace(workload(config, device), image_size=VOLUME_SIZE, channels=1, rank=3)
 
 
 def compare(

@@ -10,7 +10,7 @@ import tyro
 
 from ...core.errors import UsageError
 
-Part = Literal["mae", "selective", "loader", "predict", "encoder-memory"]
+Part = Literal["mae", "mae3d", "selective", "methods", "loader", "predict", "encoder-memory"]
 FULL_SCENE = 20_000  # pixels per side for which the goal of `predict` is stated
 
 
@@ -24,10 +24,11 @@ class BenchmarkConfig:
 
     parts: tyro.conf.Positional[tuple[Part, ...]] = ()
     """Parts to measure, all when none is named. `mae`: a training step of MAE beside the same step
-    built on lightly's modules (`pip install 'mimkit[bench]'`). `selective`: a step of SelectiveMAE
-    beside one of MAE. `loader`: random samples of a store beside zarr-python. `predict`: peak
-    memory of `mimkit predict` on a large synthetic scene. `encoder-memory`: what the encoder keeps
-    for its backward pass at several mask ratios."""
+    built on lightly's modules (`pip install 'mimkit[bench]'`). `mae3d`: the same of volumes beside
+    MONAI's MaskedAutoEncoderViT. `selective`: a step of SelectiveMAE beside one of MAE. `methods`:
+    a step of every method beside one of MAE with an equal encoder. `loader`: random samples of a
+    store beside zarr-python. `predict`: peak memory of `mimkit predict` on a large synthetic scene.
+    `encoder-memory`: what the encoder keeps for its backward pass at several mask ratios."""
     seconds: float = 120.0
     """Seconds of each timed comparison; every side gets at least three turns in any case."""
     num_threads: int | None = None

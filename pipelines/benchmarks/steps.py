@@ -21,8 +21,9 @@ from .memory import in_child, peak_resident, resident, saved_bytes
 C = TypeVar("C", bound=MethodConfig)
 OPTIM = OptimConfig(warmup_epochs=0)
 _NUM_EPOCHS = 10
-_ENCODER = EncoderConfig(embed_dim=32, depth=1, num_heads=1)
-_DECODER = DecoderConfig(dim=32, depth=1, num_heads=1)
+# As deep as published ones, for methods that read certain blocks.
+_ENCODER = EncoderConfig(embed_dim=32, depth=12, num_heads=1)
+_DECODER = DecoderConfig(dim=32, depth=2, num_heads=1)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Workload:
         channels: of an image.
         device: where it is done.
         num_threads: CPU threads of torch.
+        rank: axes of an image, all of one length.
     """
 
     batch_size: int = 16
@@ -44,16 +46,21 @@ class Workload:
     channels: int = 3
     device: str = "cpu"
     num_threads: int = 1
+    rank: int = 2
 
     @property
     def grid(self) -> Grid:
         """Geometry of the tokens."""
-        return Grid.for_image((self.image_size,) * 2, self.patch_size, self.channels)
+        return self.grid_of(self.patch_size)
+
+    def grid_of(self, patch_size: int) -> Grid:
+        """Return the geometry of tokens of another size."""
+        return Grid.for_image((self.image_size,) * self.rank, patch_size, self.channels)
 
     def images(self) -> Tensor:
         """Return the images of a step."""
         random = torch.Generator().manual_seed(0)
-        shape = (self.batch_size, self.channels, self.image_size, self.image_size)
+        shape = (self.batch_size, self.channels, *(self.image_size,) * self.rank)
         return torch.randn(shape, generator=random).to(self.device)
 
 
@@ -79,8 +86,16 @@ class Step:
 
 
 def tiny(config: C) -> C:
-    """Return a method's configuration with a network that takes no time."""
-    return replace(config, encoder=_ENCODER, decoder=_DECODER)
+    """Return a method's configuration with a network that takes no time.
+
+    Encoders that are no plain ViT, whose smallest sizes differ, stay as they are.
+    """
+    if not isinstance(config.encoder, EncoderConfig):
+        return config
+    parts: dict[str, object] = {"encoder": replace(_ENCODER, patch_size=config.encoder.patch_size)}
+    if isinstance(getattr(config, "decoder", None), DecoderConfig):
+        parts["decoder"] = _DECODER
+    return replace(config, **parts)
 
 
 @runtime_checkable
@@ -131,7 +146,8 @@ class Ours:
     def build(self, work: Workload) -> Step:
         """Make the method and its engine."""
         torch.manual_seed(0)
-        method, images = build(self.config, work.grid), work.images()
+        grid = work.grid_of(self.config.encoder.patch_size)
+        method, images = build(self.config, grid).to(work.device), work.images()
         engine = PlainEngine(
             method, OPTIM, batch_size=work.batch_size, num_epochs=_NUM_EPOCHS, device=work.device
         )

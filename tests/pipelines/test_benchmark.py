@@ -201,12 +201,16 @@ def test_parts_are_measured_and_written(
     monkeypatch.setattr(encoder_memory, "SMALL", CONFIG.encoder)
     monkeypatch.setattr(compare, "IMAGE_SIZE", 32)
     monkeypatch.setattr(compare, "PATCH_SIZE", 8)
-    words = ["benchmark", "--seconds", "0.2", "--batch-size", "2", "--scene-size", "600"]
+    parts = ["mae", "selective", "loader", "predict", "encoder-memory"]
+    words = ["benchmark", *parts, "--seconds", "0.2", "--batch-size", "2", "--scene-size", "600"]
     assert cli.main([*words, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     stored = json.loads((tmp_path / "benchmark.json").read_text())
-    assert list(stored["parts"]) == ["mae", "selective", "loader", "predict", "encoder-memory"]
-    assert stored["command"] == "mimkit benchmark --seconds 0.2 --batch-size 2 --scene-size 600"
+    assert list(stored["parts"]) == parts
+    assert (
+        stored["command"]
+        == f"mimkit benchmark {' '.join(parts)} --seconds 0.2 --batch-size 2 --scene-size 600"
+    )
     assert f"torch {torch.__version__.partition('+')[0]}" in stored["machine"]["versions"]
     (scene,) = stored["parts"]["predict"]["rows"]
     assert scene["pixels"] == 360_000
