@@ -51,6 +51,9 @@ class SwinConfig:
     """Attention heads per stage."""
     window_size: int = 6
     """Cells per side of a window; a stage with a smaller grid uses one window."""
+    square_windows: bool = False
+    """On long grids shrink windows by the shorter side and then shift no axis, as released; else
+    every axis on its own."""
     version: Literal[1, 2] = 1
     """2 for SwinV2: cosine attention, continuous position bias, norms behind the branches."""
     mlp_ratio: float = 4.0
@@ -144,7 +147,9 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.mlp_ratio = config.embed_dim * 2**number, config.mlp_ratio
-        self.reach = tuple(min(config.window_size, n) for n in grid)
+        self.square = config.square_windows
+        sides = (min(grid),) * len(grid) if self.square else grid
+        self.reach = tuple(min(config.window_size, n) for n in sides)
         self.checkpoint, depth = config.checkpoint, config.depths[number]
         new = config.version == 2
         self.blocks = nn.ModuleList(
@@ -176,9 +181,10 @@ class Stage(nn.Module):
         self, x: Float[Tensor, "b *s d"], readable: Bool[Tensor, "b *s"] | None
     ) -> Float[Tensor, "b *s d"]:
         """Run the blocks; merging is left to the caller, who may want the map before it."""
-        ways = []
-        for shifted in (False, True):
-            windows = Windows.fit(x.shape[1:-1], self.reach, shifted=shifted)
+        ways, cells = [], x.shape[1:-1]
+        may_shift = not self.square or min(cells) > self.reach[0]
+        for shifted in (False, may_shift):
+            windows = Windows.fit(cells, self.reach, shifted=shifted)
             ways.append((windows, windows.allowed(readable, x.device)))
         for number, block in enumerate(self.blocks):
             if self.checkpoint and self.training and torch.is_grad_enabled():
@@ -275,8 +281,10 @@ class Swin(Encoder):
         index: Int[Tensor, "b v"] | None = None,
         shape: Sequence[int] | None = None,
     ) -> Float[Tensor, "b v d"]:
-        """Return the mean of the embedded patches inside every token, or those at `index`."""
-        del shape  # there are no positions, so every token can be cut on its own
+        """Return the mean of the embedded patches inside every token, or those at `index`.
+
+        There are no positions, so a token is embedded alike in a grid of any shape.
+        """
         tokens = patches if index is None else take(patches, index)
         alone = self.cut(tokens.flatten(0, 1)[:, None], (1,) * self.grid.ndim)
         return self.patch_embed(alone.flatten(1, -2)).mean(dim=1).unflatten(0, tokens.shape[:2])

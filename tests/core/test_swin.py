@@ -208,6 +208,20 @@ def test_recomputed_blocks_give_the_same_gradients_and_keep_less() -> None:
     assert kept[1] < 0.5 * kept[0]
 
 
+@pytest.mark.parametrize("square", [False, True])
+def test_windows_of_long_grids(square: bool) -> None:
+    config = swin(2, 3, square_windows=square)
+    model = encoder(config, (16, 64), 2)  # grids of 8 x 32, 4 x 16 and 2 x 8 patches
+    assert [s.reach for s in model.stages] == [(4, 4), (4, 4), (2, 2) if square else (2, 4)]
+    stage = list(model.stages)[1]
+    x = torch.randn(1, 4, 16, 16)
+    moved = x.clone()
+    moved[:, :, 3] += 1.0
+    changed = (stage(x, None) - stage(moved, None)).abs().amax(dim=(0, 1, 3)) > 0
+    # Only a shift along the long axis lets the first window reach into the second.
+    assert changed.nonzero().max() == (3 if square else 5)
+
+
 def test_it_runs_on_another_size_and_says_what_does_not_fit() -> None:
     model = encoder(swin(2, 2))
     other = torch.randn(1, 3, 20, 24)

@@ -39,6 +39,7 @@ def swin_config(published: Mapping, version: int) -> tuple[SwinConfig, int]:
         depths=tuple(published["depths"]),
         num_heads=tuple(published["num_heads"]),
         window_size=published["window_size"],
+        square_windows=True,
         version=2 if version == 2 else 1,
         mlp_ratio=float(published["mlp_ratio"]),
         qkv_bias=published["qkv_bias"],
@@ -112,14 +113,13 @@ def run_family(case: Case, kind: type, version: int, **options: Any) -> dict[str
 
 
 def run_simmim(case: Case) -> dict[str, Tensor]:
-    """Compute everything a SimMIM case may ask for."""
-    return run_family(case, SimMIMConfig, 1)
-
-
-def run_data_scaling(case: Case) -> dict[str, Tensor]:
-    """Compute everything a data-scaling case may ask for."""
-    window = case["config"]["norm_target_window"]
-    return run_family(case, DataScalingConfig, 2, target_window=window)
+    """Compute everything a SimMIM case may ask for, with either encoder and either target."""
+    published = case["config"]
+    version = {"swin": 1, "swinv2": 2}[published["encoder"]]
+    if published["norm_target_window"] is None:
+        return run_family(case, SimMIMConfig, version)
+    window = published["norm_target_window"]
+    return run_family(case, DataScalingConfig, version, target_window=window)
 
 
 def run_satvision_toa(case: Case) -> dict[str, Tensor]:
@@ -129,6 +129,6 @@ def run_satvision_toa(case: Case) -> dict[str, Tensor]:
 
 ADAPTERS = {
     "simmim": run_simmim,
-    "data-scaling": run_data_scaling,
+    "data-scaling": run_simmim,
     "satvision-toa": run_satvision_toa,
 }
