@@ -1,7 +1,7 @@
 """Hi-End-MAE: MAE whose decoder reads several layers of the encoder, the deep ones first.
 
-Tang et al., "Hi-End-MAE: Hierarchical encoder-driven masked autoencoders are stronger vision
-learners for medical image segmentation", Medical Image Analysis 2025, arXiv 2502.08347.
+Tang et al., "Hi-End-MAE: Hierarchical encoder-driven masked autoencoders", Medical Image Analysis
+2025, arXiv 2502.08347.
 Composition: random mask, drop, ViT, cross decoder with a stem (its blocks read raw encoder layers,
 deep to shallow), pixels standardised per patch, squared error.
 """
