@@ -1,8 +1,8 @@
 """LocalMIM: several encoder layers reconstruct, low ones fine detail, high ones coarse structure.
 
 Wang et al., "Masked Image Modeling with Local Multi-Scale Reconstruction", CVPR 2023.
-Composition: random mask, drop, ViT, one small decoder per tapped layer, HOG or pixels at 4, 2, 1 and
-1/2 cells per token side, squared error, a plain sum of the terms.
+Composition: random mask, drop, ViT, one small decoder per tapped layer, HOG or pixels at 4, 2, 1
+and 1/2 cells per token side, squared error, a plain sum of the terms.
 """
 
 from __future__ import annotations
