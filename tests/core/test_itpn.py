@@ -15,7 +15,7 @@ from mimkit.core.errors import UsageError
 from mimkit.core.frozen import FrozenTeacher
 from mimkit.core.grid import Grid, patchify
 from mimkit.core.method import Method, Output
-from mimkit.core.methods import EncoderConfig, build
+from mimkit.core.methods import EncoderConfig, ITPNClipConfig, ITPNConfig, build
 from mimkit.core.noise import Noise
 
 SIZE = (16, 24)
@@ -80,6 +80,8 @@ def test_a_hidden_place_holds_a_mask_token_per_level_and_its_position() -> None:
     method = make("itpn")
     output, trunk = run(method, pixels()), method.trunk
     assert isinstance(trunk, PyramidTrunk)
+    assert output.features.trunk is not None
+    assert trunk.mask_token is not None
     place = int(output.plan.predict[0, 0])
     expected = 3 * trunk.mask_token[0, 0] + trunk.pos_embed[0, place]
     torch.testing.assert_close(output.features.trunk[0, place], expected)
@@ -144,12 +146,14 @@ def test_missing_or_wrong_features_are_refused() -> None:
 
 
 def test_sizes_that_cannot_be_divided_are_refused() -> None:
-    config = tiny("itpn")
+    config, other = tiny("itpn"), tiny("itpn-clip")
+    assert isinstance(config, ITPNConfig)
+    assert isinstance(other, ITPNClipConfig)
     with pytest.raises(UsageError, match="cells per axis"):
         build(config, Grid.for_image((18, 18), 6, 3))
     with pytest.raises(UsageError, match="is not a multiple of the 16 cells"):
         build(replace(config, decoder=replace(config.decoder, dim=24)), Grid((4, 4), (4, 4), 3))
-    shallow = replace(tiny("itpn-clip"), encoder=replace(config.encoder, embed_dim=64))
+    shallow = replace(other, encoder=replace(config.encoder, embed_dim=64))
     with pytest.raises(UsageError, match="is not an attention block"):
         build(shallow, Grid((4, 4), (4, 4), 3))
 

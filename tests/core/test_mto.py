@@ -31,7 +31,7 @@ def run(method: Method) -> Output:
     return method(Batch(images, None, torch.arange(2)), Progress(1.0, 10), Noise(3))
 
 
-def test_with_everything_off_it_is_the_host_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_everything_off_or_at_share_one_it_is_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     host = make(**OFF, recalibrate=False)
     assert list(host.heads) == ["pixels"]
     # Without entropy the share is one and the rule of reading has to change nothing.
@@ -88,9 +88,9 @@ def test_heterogeneity_lies_in_0_to_1_and_knows_no_order_or_absent_token() -> No
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_visible_tokens_read_hidden_ones_by_their_share(share: float) -> None:
     torch.manual_seed(0)
-    q, k = torch.randn(2, 1, 2, 6, 4)
+    q, k = torch.randn(2, 1, 2, 6, 6)
     hidden = torch.tensor([[False, False, True, False, True, True]])
-    weights = (q @ k.transpose(-1, -2) / 2.0).softmax(dim=-1)
+    weights = (q @ k.transpose(-1, -2) * 6**-0.5).softmax(dim=-1)
     # Values that are the unit vectors show the weights themselves.
     values = torch.eye(6).expand(1, 2, 6, 6)
     shown = recalibrated(torch.tensor([share]), hidden)(q, k, values, None)
