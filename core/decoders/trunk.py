@@ -75,7 +75,7 @@ class TrunkDecoder(Predictor):
         depth: int,
         num_heads: int,
         out_dim: int,
-        num_prefix: int = 1,
+        num_prefix: int,
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()

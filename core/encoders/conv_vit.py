@@ -175,7 +175,8 @@ class ConvStem(nn.Module):
         for number, stage in enumerate(self.stages):
             assert isinstance(stage, nn.ModuleList)
             cells = (CELLS >> number) ** 2
-            total += sum(b.forward_flops(num_tokens * cells, num_whole * cells) for b in stage)
+            blocks = [block for block in stage if isinstance(block, ConvBlock)]
+            total += sum(b.forward_flops(num_tokens * cells, num_whole * cells) for b in blocks)
             for merge in (self.merges[number], self.laterals[number]):
                 assert isinstance(merge, CellMerge)
                 total += flops.linear(num_tokens * cells, merge.in_channels, merge.out_channels)

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .. import flops
 from ..context import Context
+from ..decoders.contract import Predictor
 from ..encoders.contract import Features
 from ..layers import init_transformer
 from ..masking.plan import MaskPlan
-from ..method import HeadResult, Objective
+from ..method import Head, HeadResult
 from ..targets.contract import Target
 from ..tokens import take
 from .dense import TokenLoss
-from .reduce import reduce
 
 
-class TokenProjector(nn.Module):
+class TokenProjector(Predictor):
     """Three linear layers with norms, and a linear map to the target, on each token for itself.
 
     Args:
         encoder_dim: width of the features.
         dim: width between.
         out_dim: numbers predicted per token.
+        num_prefix: class and register tokens of the encoder.
     """
 
-    def __init__(self, encoder_dim: int, dim: int, out_dim: int) -> None:
+    def __init__(self, encoder_dim: int, dim: int, out_dim: int, num_prefix: int = 0) -> None:
         super().__init__()
+        self.num_prefix = num_prefix
         self.proj = nn.Sequential(
             nn.Linear(encoder_dim, dim),
             nn.LayerNorm(dim, eps=1e-6),
@@ -44,27 +46,34 @@ class TokenProjector(nn.Module):
         self.predictor = nn.Sequential(nn.Linear(dim, out_dim))
         init_transformer(self)
 
-    def forward(self, tokens: Float[Tensor, "b v d"]) -> Float[Tensor, "b v t"]:
-        """Predict each token's target."""
-        return self.predictor(self.proj(tokens))
+    def forward(
+        self, features: Features, plan: MaskPlan, index: Int[Tensor, "b q"] | None = None
+    ) -> Float[Tensor, "b q t"]:
+        """Return predictions for visible tokens, by default for all in the encoder's order."""
+        values = self.predictor(self.proj(features.last))
+        if index is None:
+            return values
+        place = (plan.visible[:, None] == index[..., None]).int().argmax(dim=2)
+        return take(values, place)
 
-    def forward_flops(self, num_tokens: int) -> int:
-        """Return the FLOP for tokens of one sample."""
+    def forward_flops(self, num_context: int, num_predict: int) -> int:
+        """Return the FLOP for the visible tokens of one sample."""
+        del num_predict
         layers = [part for part in self.modules() if isinstance(part, nn.Linear)]
-        return sum(flops.linear(num_tokens, p.in_features, p.out_features) for p in layers)
+        num = num_context - self.num_prefix
+        return sum(flops.linear(num, part.in_features, part.out_features) for part in layers)
 
 
-class VisibleHead(Objective):
+class VisibleHead(Head):
     """Visible tokens predict their own targets.
 
     Args:
         predictor: maps final features of tokens.
         target: called without gradient as target(context, index).
         loss: per-token loss.
-        weight: factor in the sum over objectives.
-        num_prefix: class and register tokens of the encoder.
+        weight: factor in the sum over heads.
         raster_targets: take the targets in raster order whatever the order of the tokens, which
-            compares most tokens with the target of another one, as the release does.
+            compares most tokens with the target of another one, as the release of DMJD does.
     """
 
     def __init__(
@@ -74,12 +83,10 @@ class VisibleHead(Objective):
         loss: TokenLoss,
         weight: float = 1.0,
         *,
-        num_prefix: int = 0,
         raster_targets: bool = False,
     ) -> None:
-        super().__init__()
-        self.predictor, self.target, self.loss, self.weight = predictor, target, loss, weight
-        self.num_prefix, self.raster_targets = num_prefix, raster_targets
+        super().__init__(predictor, target, loss, weight)
+        self.raster_targets = raster_targets
 
     def forward(
         self,
@@ -89,17 +96,5 @@ class VisibleHead(Objective):
         earlier: Mapping[str, HeadResult],
     ) -> HeadResult:
         """Compare predictions of visible tokens with the truth."""
-        del earlier
-        prediction = self.predictor(features.last)
         index = plan.visible.sort(dim=1).values if self.raster_targets else plan.visible
-        with torch.no_grad():
-            truth = self.target(context, index)
-        per_token, weight = self.loss(prediction, truth)
-        if plan.absent is not None:
-            weight = weight * (~take(plan.absent, index)).float()
-        return HeadResult(reduce(per_token, weight), prediction, per_token, weight)
-
-    def forward_flops(self, num_context: int, num_predict: int) -> int:
-        """Return the FLOP of the predictor on visible tokens."""
-        del num_predict
-        return self.predictor.forward_flops(num_context - self.num_prefix)
+        return super().forward(features, replace(plan, predict=index), context, earlier)

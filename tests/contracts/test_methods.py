@@ -76,9 +76,10 @@ def convolution_backward_flops(grad, x, weight, *rest, output_mask=None, **named
 def wake(method: Method) -> None:
     """Open norms that start at zero, behind which nothing learns in the first step by design."""
     for part in method.modules():
-        learned = isinstance(part, torch.nn.LayerNorm) and part.elementwise_affine
-        if learned and not part.weight.any():
-            torch.nn.init.constant_(part.weight, 0.5)
+        if isinstance(part, torch.nn.LayerNorm):
+            for name, weight in part.named_parameters():
+                if name == "weight" and not weight.any():
+                    torch.nn.init.constant_(weight, 0.5)
 
 
 @pytest.mark.parametrize(("name", "grid"), fitting(METHODS, GRIDS))

@@ -16,7 +16,7 @@ from mimkit.core.masking.plan import MaskPlan
 from mimkit.core.methods import DMJDConfig, build
 from mimkit.core.noise import Noise
 from mimkit.core.objectives.dense import smooth_l1
-from mimkit.core.objectives.visible import VisibleHead
+from mimkit.core.objectives.visible import TokenProjector, VisibleHead
 from mimkit.core.targets.central_hog import CentralHogTarget, central_hog
 from mimkit.core.targets.contract import TargetValue
 from mimkit.core.tokens import all_tokens, membership, take
@@ -105,12 +105,13 @@ def test_visible_tokens_are_compared_with_their_own_targets() -> None:
     method = build(CONFIG, GRID)
     head = method.objectives["visible"]
     assert isinstance(head, VisibleHead)
+    assert isinstance(head.predictor, TokenProjector)
     seen = method.see(Batch(images(), None, torch.arange(2)), Progress(0, 1), Noise(0))
     own = head.target(seen.context, seen.plan.visible).values
     losses = {}
     for raster in (False, True):
         perfect = VisibleHead(head.predictor, head.target, head.loss, raster_targets=raster)
-        perfect.predictor.forward = lambda tokens: own
+        perfect.predictor.forward = lambda features, plan, index=None: own
         losses[raster] = perfect(seen.features, seen.plan, seen.context, {}).per_sample
     assert not losses[False].any()
     assert (losses[True] > 0.1).all()

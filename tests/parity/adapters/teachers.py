@@ -181,14 +181,20 @@ class OfImages:
         return self.target(replace(context, images=self.images), index)
 
 
+def triple(values: list, kind: type) -> tuple:
+    """Return the numbers of the three stages."""
+    first, second, third = map(kind, values)
+    return first, second, third
+
+
 def dmjd_config(published: Mapping) -> DMJDConfig:
     """Translate a case's configuration."""
     return DMJDConfig(
         encoder=ConvViTConfig(
-            embed_dims=tuple(published["embed_dim"]),
-            depths=tuple(published["depth"]),
+            embed_dims=triple(published["embed_dim"], int),
+            depths=triple(published["depth"], int),
             num_heads=published["num_heads"],
-            mlp_ratios=tuple(float(ratio) for ratio in published["mlp_ratio"]),
+            mlp_ratios=triple(published["mlp_ratio"], float),
         ),
         decoder=DecoderConfig(
             dim=published["decoder_embed_dim"],
@@ -246,7 +252,7 @@ def run_dmjd(case: Case) -> dict[str, Tensor]:
         "target": target(seen.context, everything).values[:num],
         "mask": 1 - membership(seen.plan.visible, grid.num_tokens).float(),
         "pred_all": hidden.predict(seen.features, seen.plan, everything),
-        "pred_visible_raster": take(visible.predictor(seen.features.last), order),
+        "pred_visible_raster": take(visible.predict(seen.features, seen.plan), order),
         "loss_masked": step.terms["hog"],
     }
 
