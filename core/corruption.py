@@ -16,6 +16,9 @@ from .grid import Grid
 from .masking.plan import MaskPlan
 from .tokens import membership
 
+Tokens = Float[Tensor, "b n d"]
+Hidden = Bool[Tensor, "b n"]
+
 
 class Corruption(nn.Module, ABC):
     """Changes pixels before and tokens inside an encoder that works on the whole grid.
@@ -29,14 +32,17 @@ class Corruption(nn.Module, ABC):
         return context.patches
 
     def encode(
-        self,
-        encoder: Encoder,
-        context: Context,
-        plan: MaskPlan,
-        taps: Sequence[int] = (),
-        neck: Neck | None = None,
+        self, encoder: Encoder, context: Context, taps: Sequence[int], neck: Neck | None
     ) -> Features:
-        """Let an encoder see the corrupted grid; see `Encoder.encode_patches`."""
+        """Let an encoder see the corrupted grid; see `Encoder.encode_patches`.
+
+        Args:
+            encoder: of the method.
+            context: of the step, its plan known.
+            taps: blocks whose raw output is wanted.
+            neck: what is normalised last.
+        """
+        plan = context.roles
         corrupt, patches = partial(self, context=context), self.fill(context, plan)
         return encoder.encode_patches(patches, plan, taps=taps, corrupt=corrupt, neck=neck)
 
@@ -110,13 +116,7 @@ class Mixing(Corruption):
     part in no mixture.
     """
 
-    def forward(
-        self,
-        layer: int,
-        tokens: Float[Tensor, "b n d"],
-        hidden: Bool[Tensor, "b n"],
-        context: Context,
-    ) -> Float[Tensor, "b n d"]:
+    def forward(self, layer: int, tokens: Tokens, hidden: Hidden, context: Context) -> Tokens:
         """Project tokens at layer 0 by the sketch of the plan."""
         del hidden
         if layer:
@@ -171,13 +171,7 @@ class FillAndToken(Corruption):
         seen = membership(plan.visible, pixels.shape[1])[..., None, None]
         return torch.where(seen, pixels, self.mean(context, plan)).flatten(2)
 
-    def forward(
-        self,
-        layer: int,
-        tokens: Float[Tensor, "b n d"],
-        hidden: Bool[Tensor, "b n"],
-        context: Context,
-    ) -> Float[Tensor, "b n d"]:
+    def forward(self, layer: int, tokens: Tokens, hidden: Hidden, context: Context) -> Tokens:
         """Scale hidden tokens and add the learned one at the layer."""
         del context
         if layer != self.layer:

@@ -100,7 +100,9 @@ class ResNet(Encoder):
     ) -> Float[Tensor, "b v d"]:
         """Return the mean of the stem's map inside every token, or those at `index`."""
         grid = self._grid(tuple(shape or self.grid.shape))
-        means = functional.adaptive_avg_pool2d(self.stem(unpatchify(patches, grid)), grid.shape)
+        rows, columns = grid.shape
+        cells = self.stem(unpatchify(patches, grid))
+        means = functional.adaptive_avg_pool2d(cells, (rows, columns))
         tokens = means.flatten(2).transpose(1, 2)
         return tokens if index is None else take(tokens, index)
 

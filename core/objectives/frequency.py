@@ -20,6 +20,7 @@ from .dense import l1
 
 ErrorLoss = Callable[[Tensor], Tensor]
 """Absolute errors -> what each of them costs."""
+Earlier = Mapping[str, HeadResult]
 FILLS = {"target": 0.0, "mixed": 0.5, "prediction": 1.0}
 """Share of the prediction in what stands in for visible pixels."""
 
@@ -74,11 +75,7 @@ class FrequencyLoss(Objective):
         self.visible_share, self.fill, self.over_batch = visible_share, fill, over_batch
 
     def forward(
-        self,
-        features: Features,
-        plan: MaskPlan,
-        context: Context,
-        earlier: Mapping[str, HeadResult],
+        self, features: Features, plan: MaskPlan, context: Context, earlier: Earlier
     ) -> HeadResult:
         """Return the loss of every sample."""
         del earlier

@@ -16,7 +16,7 @@ from mimkit.core.errors import UsageError
 from mimkit.core.grid import Grid, unpatchify
 from mimkit.core.masking.plan import MaskPlan
 from mimkit.core.method import Method, Output
-from mimkit.core.methods import A2MIMConfig, build
+from mimkit.core.methods import MethodConfig, build
 from mimkit.core.methods.a2mim import ResNetConfig, resnet_config
 from mimkit.core.noise import Noise
 from mimkit.core.objectives.frequency import focal_frequency
@@ -27,7 +27,7 @@ RESNET = resnet_config(ResNetConfig(depths=(1, 2, 1, 1), width=4))
 PUBLISHED = {"as_published": True, "mask_layer": 0, "mask_gamma": None}
 
 
-def make(config: A2MIMConfig, size: tuple[int, int] = (32, 32)) -> Method:
+def make(config: MethodConfig, size: tuple[int, int] = (32, 32)) -> Method:
     torch.manual_seed(0)
     return build(config, Grid.for_image(size, config.encoder.patch_size, 3))
 
