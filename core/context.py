@@ -59,6 +59,12 @@ class Context:
         """Samples of the batch, however many views of each there are."""
         return self.batch_size // self.num_views
 
+    @property
+    def roles(self) -> MaskPlan:
+        """The plan, where it is known."""
+        assert self.plan is not None, "a corruption acts when the plan is known"
+        return self.plan
+
     def first(self) -> Context:
         """Return the context of the first view alone."""
         if self.num_views == 1:

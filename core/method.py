@@ -302,8 +302,7 @@ class Method(nn.Module):
             )
         else:
             context = replace(context, plan=plan)
-            how = (self.taps, self.neck)
-            features = self.corruption.encode(self.encoder, context, plan, *how)
+            features = self.corruption.encode(self.encoder, context, self.taps, self.neck)
         if self.trunk is not None:
             features = replace(features, trunk=self.trunk(features, plan))
         return features

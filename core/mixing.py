@@ -144,18 +144,14 @@ class Mixing(Corruption):
         nn.init.normal_(self.segment_embed, std=0.02)
 
     def encode(
-        self,
-        encoder: Encoder,
-        context: Context,
-        plan: MaskPlan,
-        taps: Sequence[int] = (),
-        neck: Neck | None = None,
+        self, encoder: Encoder, context: Context, taps: Sequence[int], neck: Neck | None
     ) -> Features:
         """Encode a mixed sequence per group and give every image its own tokens back.
 
         Raises:
             UsageError: when the batch is not a multiple of the group.
         """
+        plan = context.roles
         shown = grouped(plan.visible, self.group).flatten(1)
         values = grouped(take(context.patches, plan.visible), self.group).flatten(1, 2)
         num_tokens, num_visible = context.patches.shape[1], plan.visible.shape[1]

@@ -14,7 +14,6 @@ from .corruption import MaskToken
 from .encoders.contract import Encoder, Features, Neck
 from .grid import Grid
 from .layers import KeyMask, Reading, attend
-from .masking.plan import MaskPlan
 from .objectives.heterogeneity import mean_heterogeneity
 from .tokens import membership
 
@@ -59,15 +58,10 @@ class RecalibratedToken(MaskToken):
         self.temperature = temperature
 
     def encode(
-        self,
-        encoder: Encoder,
-        context: Context,
-        plan: MaskPlan,
-        taps: Sequence[int] = (),
-        neck: Neck | None = None,
+        self, encoder: Encoder, context: Context, taps: Sequence[int], neck: Neck | None
     ) -> Features:
         """Let an encoder see the grid; see `Corruption.encode`."""
-        prefix = encoder.num_prefix_tokens
+        plan, prefix = context.roles, encoder.num_prefix_tokens
         hidden = ~membership(plan.visible, context.patches.shape[1])
         marked = torch.cat([hidden.new_zeros(len(hidden), prefix), hidden], dim=1)
 

@@ -167,8 +167,9 @@ class PyramidTrunk(Trunk):
             plan: whose hidden units get no lateral maps, where the encoder computed them.
         """
         fine, middle = (features.context(tap) for tap in self.taps)
-        closed = plan is not None and not self.open_laterals
-        if closed and features.last.shape[1] != plan.visible.shape[1]:
+        if plan is None or self.open_laterals:
+            return self.pyramid(features.last, fine, middle)
+        if features.last.shape[1] != plan.visible.shape[1]:
             seen = membership(plan.visible, fine.shape[1])[..., None]
             fine, middle = torch.where(seen, fine, 0.0), torch.where(seen, middle, 0.0)
         return self.pyramid(features.last, fine, middle)

@@ -31,12 +31,12 @@ class ITPNConfig:
     """Name of the method."""
     encoder: HiViTConfig = field(default_factory=HiViTConfig)
     """The encoder, kept after pre-training."""
+    mask_ratio: float = 0.75
+    """Share of tokens that are hidden and predicted."""
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
     """The pyramid, kept for detection and segmentation."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """The decoder, self-attention over the summed levels of all patches."""
-    mask_ratio: float = 0.75
-    """Share of tokens that are hidden and predicted."""
     norm_pix: bool = True
     """Standardise each target patch by its own mean and deviation."""
     noise_floor: float = 1e-2

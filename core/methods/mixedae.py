@@ -74,16 +74,9 @@ def mixedae(config: MixedAEConfig, grid: Grid) -> Method:
     check_counts(grid.num_tokens, num_visible, num_predict)
     target = PixelTarget(config.norm_pix, config.noise_floor)
     encoder = config.encoder.build(grid)
-    decoder = JointDecoder(
-        grid,
-        encoder.embed_dim,
-        config.decoder.dim,
-        config.decoder.depth,
-        config.decoder.num_heads,
-        target.out_dim(grid),
-        encoder.num_prefix_tokens,
-        config.decoder.mlp_ratio,
-    )
+    shape, prefix = config.decoder, encoder.num_prefix_tokens
+    sizes = (encoder.embed_dim, shape.dim, shape.depth, shape.num_heads, target.out_dim(grid))
+    decoder = JointDecoder(grid, *sizes, prefix, shape.mlp_ratio)
     heads: dict[str, Head | HomologousContrast] = {"pixels": Head(decoder, target, l2)}
     if config.contrast_weight:
         heads["contrast"] = HomologousContrast(

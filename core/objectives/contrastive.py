@@ -73,11 +73,7 @@ class HomologousContrast(Objective):
         self.group, self.dim, self.temperature, self.weight = group, dim, temperature, weight
 
     def forward(
-        self,
-        features: Features,
-        plan: MaskPlan,
-        context: object,
-        earlier: Mapping[str, HeadResult],
+        self, features: Features, plan: MaskPlan, context: object, earlier: Mapping[str, HeadResult]
     ) -> HeadResult:
         """Compare the final tokens of each group; the loss of an image is that of its tokens."""
         del context, earlier

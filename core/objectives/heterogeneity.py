@@ -21,6 +21,8 @@ from ..masking.plan import MaskPlan
 from ..method import HeadResult, Objective
 from ..tokens import take
 
+Earlier = Mapping[str, HeadResult]
+
 
 def cosines(
     tokens: Float[Tensor, "b m d"], others: Float[Tensor, "b v d"]
@@ -76,11 +78,14 @@ def mean_heterogeneity(
 class _OfMaskToken(Objective):
     """A loss of the mask token against visible embeddings, which get no gradient from it."""
 
-    taps = (EMBEDDED,)
-
     def __init__(self, dim: int, num_visible: int, weight: float = 0.1) -> None:
         super().__init__()
         self.dim, self.num_visible, self.weight = dim, num_visible, weight
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The embedding."""
+        return (EMBEDDED,)
 
     @abstractmethod
     def cost(
@@ -89,11 +94,7 @@ class _OfMaskToken(Objective):
         """Return the loss of every sample."""
 
     def forward(
-        self,
-        features: Features,
-        plan: MaskPlan,
-        context: object,
-        earlier: Mapping[str, HeadResult],
+        self, features: Features, plan: MaskPlan, context: object, earlier: Earlier
     ) -> HeadResult:
         """Compare the token at one hidden place, all being equal, with visible embeddings."""
         del context, earlier
@@ -176,11 +177,7 @@ class Descent(Objective):
         return self.tracked
 
     def forward(
-        self,
-        features: Features,
-        plan: MaskPlan,
-        context: object,
-        earlier: Mapping[str, HeadResult],
+        self, features: Features, plan: MaskPlan, context: object, earlier: Earlier
     ) -> HeadResult:
         """Return the hinge, summed over pairs."""
         del context, earlier
