@@ -81,13 +81,14 @@ def run(config: ImportConfig) -> Path:
     spec(config.source)  # an unknown name is found before anything is read
     # The normaliser first: a mistake in it is found before a gigabyte is read.
     normaliser = choose_normaliser(config)
-    known = from_recipe(config, len(normaliser.bands))
+    known, grid = from_recipe(config, len(normaliser.bands))
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)  # what is fresh is the same in every import
         imported = import_published(
             config.file,
             config.source,
-            **known,
+            config=known,
+            grid=grid,
             image_size=config.image_size,
             num_heads=config.num_heads,
             decoder_heads=config.decoder_heads,
@@ -108,7 +109,7 @@ def run(config: ImportConfig) -> Path:
     return config.out
 
 
-def from_recipe(config: ImportConfig, num_bands: int) -> dict[str, MethodConfig | Grid]:
+def from_recipe(config: ImportConfig, num_bands: int) -> tuple[MethodConfig | None, Grid | None]:
     """Return the configuration and the geometry that a recipe says; nothing without one.
 
     Raises:
@@ -116,7 +117,7 @@ def from_recipe(config: ImportConfig, num_bands: int) -> dict[str, MethodConfig 
             numbers that the recipe says already.
     """
     if config.recipe is None:
-        return {}
+        return None, None
     recipe, name = load_recipe(config.recipe), config.source
     if recipe.method.name != name:
         reason = f"is one of {recipe.method.name}, and the weights are to be of {name}"
@@ -126,7 +127,7 @@ def from_recipe(config: ImportConfig, num_bands: int) -> dict[str, MethodConfig 
         raise UsageError(f"--recipe {config.recipe}", "says how many heads there are", hint)
     if config.image_size is not None:
         recipe = replace(recipe, image_size=(config.image_size,) * len(recipe.image_size))
-    return {"config": recipe.method, "grid": recipe_grid(recipe, num_bands)}
+    return recipe.method, recipe_grid(recipe, num_bands)
 
 
 def choose_normaliser(config: ImportConfig) -> Normaliser:

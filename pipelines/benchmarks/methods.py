@@ -7,6 +7,7 @@ from statistics import fmean
 
 import torch
 
+from ...core import flops
 from ...core.errors import UserError
 from ...core.method import Method
 from ...core.methods import METHODS, EncoderConfig, MAEConfig, MethodConfig, build, spec
@@ -143,12 +144,17 @@ def mae_of(config: MethodConfig, work: Workload) -> MAEConfig:
     """Return MAE with the encoder of a method, or one that takes nearest the same FLOP."""
     if isinstance(config.encoder, EncoderConfig):
         return MAEConfig(encoder=replace(config.encoder, class_token=True))
-    wanted = whole_image_flops(config, work)
-    twins = [
-        MAEConfig(encoder=EncoderConfig(embed_dim=64 * heads, depth=12, num_heads=heads))
-        for heads in range(1, 33)
-    ]
-    return min(twins, key=lambda twin: abs(whole_image_flops(twin, work) - wanted))
+    wanted, twin = whole_image_flops(config, work), EncoderConfig()
+    grid = work.grid_of(twin.patch_size)
+
+    def distance(num_heads: int) -> int:
+        # The formula alone: building thirty networks takes longer than measuring one.
+        width = 64 * num_heads
+        blocks = twin.depth * flops.block(1 + grid.num_tokens, width, twin.mlp_ratio)
+        return abs(flops.linear(grid.num_tokens, grid.patch_dim, width) + blocks - wanted)
+
+    heads = min(range(1, 33), key=distance)
+    return MAEConfig(encoder=replace(twin, embed_dim=64 * heads, num_heads=heads))
 
 
 def on_meta(config: MethodConfig, work: Workload) -> Method:
