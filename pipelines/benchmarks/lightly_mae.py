@@ -15,8 +15,7 @@ from ...core.errors import UsageError
 from ...core.grid import Grid
 from ...core.masking.plan import count
 from ...core.methods import MAEConfig
-from ...core.training.optim import resolved_lr
-from .steps import OPTIM, Step, Workload, tiny
+from .steps import Step, Workload, plain_step, tiny
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -49,24 +48,8 @@ class Lightly:
     def build(self, work: Workload) -> Step:
         """Make the model and its optimiser."""
         torch.manual_seed(0)
-        model, images = LightlyMAE(self.config, work.grid).to(work.device).train(), work.images()
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained,
-            lr=resolved_lr(OPTIM, work.batch_size),
-            betas=OPTIM.betas,
-            weight_decay=OPTIM.weight_decay,
-            fused=True,
-        )
-
-        def run() -> Tensor:
-            optimizer.zero_grad(set_to_none=True)
-            loss = model(images)
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        return Step(model, images, run, lightly_flops(self.config, work.grid))
+        model = LightlyMAE(self.config, work.grid).to(work.device).train()
+        return plain_step(model, work, lightly_flops(self.config, work.grid))
 
 
 class LightlyMAE(nn.Module):

@@ -11,8 +11,7 @@ from ...core import flops
 from ...core.grid import Grid, patchify
 from ...core.masking.plan import count
 from ...core.methods import MAEConfig
-from ...core.training.optim import resolved_lr
-from .steps import OPTIM, Step, Workload, tiny
+from .steps import Step, Workload, plain_step, tiny
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,8 @@ class Monai:
         """Make the model and its optimiser."""
         torch.manual_seed(0)
         grid = work.grid_of(self.config.encoder.patch_size)
-        model, images = MonaiMAE(self.config, grid).to(work.device).train(), work.images()
-        optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=resolved_lr(OPTIM, work.batch_size),
-            betas=OPTIM.betas,
-            weight_decay=OPTIM.weight_decay,
-            fused=True,
-        )
-
-        def run() -> Tensor:
-            optimizer.zero_grad(set_to_none=True)
-            loss = model(images)
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        return Step(model, images, run, monai_flops(self.config, grid))
+        model = MonaiMAE(self.config, grid).to(work.device).train()
+        return plain_step(model, work, monai_flops(self.config, grid))
 
 
 class MonaiMAE(nn.Module):

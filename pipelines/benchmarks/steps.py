@@ -15,7 +15,7 @@ from ...core.methods import DecoderConfig, EncoderConfig, MethodConfig, build
 from ...core.noise import Noise
 from ...core.training.engine import PlainEngine
 from ...core.training.flops import training_flops
-from ...core.training.optim import OptimConfig
+from ...core.training.optim import OptimConfig, resolved_lr
 from .memory import in_child, peak_resident, resident, saved_bytes
 
 C = TypeVar("C", bound=MethodConfig)
@@ -83,6 +83,27 @@ class Step:
     def kept_bytes(self) -> int:
         """Return what a step keeps for its backward pass, weights and images left out."""
         return saved_bytes(self.run, [*self.model.state_dict().values(), self.images])
+
+
+def plain_step(model: nn.Module, work: Workload, flops: int) -> Step:
+    """Return a step of a model that gives its loss for images, with torch's fused AdamW."""
+    images = work.images()
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=resolved_lr(OPTIM, work.batch_size),
+        betas=OPTIM.betas,
+        weight_decay=OPTIM.weight_decay,
+        fused=True,
+    )
+
+    def run() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(images)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return Step(model, images, run, flops)
 
 
 def tiny(config: C) -> C:
