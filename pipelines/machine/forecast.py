@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ...core import flops
 from ...core.decoders.contract import Predictor
+from ...core.encoders.contract import Encoder
+from ...core.encoders.vit import ViT
 from ...core.layers import Block
 from ...core.method import Method
 from ...core.methods import build
@@ -128,17 +130,31 @@ def process_bytes(device: torch.device) -> float:
     return psutil.Process().memory_info().rss
 
 
+def block_like(encoder: Encoder) -> tuple[Block, float]:
+    """Return a transformer block like an encoder's, and its MLP ratio.
+
+    For an encoder of another kind it is a common block of the same width: its cost per FLOP stands
+    in for theirs.
+    """
+    width = encoder.embed_dim
+    if isinstance(encoder, ViT):
+        return Block(width, encoder.num_heads, encoder.mlp_ratio), encoder.mlp_ratio
+    num_heads = max(n for n in range(1, max(1, width // 32) + 1) if width % n == 0)
+    return Block(width, num_heads), 4.0
+
+
 def measure_block(
     recipe: Recipe, method: Method, device: torch.device, seconds: float
 ) -> BlockCost:
     """Time one block of the encoder with the tokens that it will see."""
-    settings = recipe.method.encoder
-    tokens = method.mask.num_visible + method.encoder.num_prefix_tokens
-    one = 3 * flops.block(tokens, settings.embed_dim, settings.mlp_ratio)
-    batch = max(1, min(recipe.batch_size, int(_STEP_FLOPS[device.type] / one)))
+    tokens = method.num_encoded + method.encoder.num_prefix_tokens
     with torch.random.fork_rng(devices=()):
-        block = Block(settings.embed_dim, settings.num_heads, settings.mlp_ratio).to(device)
-        x = torch.randn(batch, tokens, settings.embed_dim).to(device).requires_grad_()
+        block, ratio = block_like(method.encoder)
+        width = method.encoder.embed_dim
+        one = 3 * flops.block(tokens, width, ratio)
+        batch = max(1, min(recipe.batch_size, int(_STEP_FLOPS[device.type] / one)))
+        x = torch.randn(batch, tokens, width).to(device).requires_grad_()
+    block = block.to(device)
 
     def step() -> None:
         with _arithmetic(recipe, device):

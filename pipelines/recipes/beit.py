@@ -155,7 +155,7 @@ def a2mim_tiny() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "simmim-vit-base": simmim_vit_base,
     "simmim-vit/tiny": simmim_vit_tiny,
-    "ropim-tiny": ropim_vit_tiny,
+    "ropim-vit-tiny": ropim_vit_tiny,
     "ropim-small": ropim_small,
     "ropim-base": ropim_base,
     "ropim/tiny": ropim_tiny,

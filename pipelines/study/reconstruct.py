@@ -20,6 +20,7 @@ from ...core.config_tree import from_plain, to_plain
 from ...core.masking.plan import count
 from ...core.masking.strategies import RandomMask
 from ...core.method import Method
+from ...core.methods import SelectiveMAEConfig
 from ...core.noise import Noise
 from ...core.reconstruction import Reconstruction, reconstruct
 from ...domains.domain import get_domain
@@ -197,11 +198,12 @@ def section(study: Study) -> Section:
     )
     results = run_units(units(study), study, NAME)
     parts = [described(data, results, study.seeds) for data in DATA]
-    base = load_recipe(RECIPE)
+    method = load_recipe(RECIPE).method
+    assert isinstance(method, SelectiveMAEConfig)
     text = f"""## Masked reconstruction
 
-SelectiveMAE on raw pixels (`{RECIPE}`, trained with {base.method.mask_ratio:.0%} hidden), judged on
-{NUM_IMAGES} tiles of ground that was not trained on. Tokens of {base.method.encoder.patch_size}
+SelectiveMAE on raw pixels (`{RECIPE}`, trained with {method.mask_ratio:.0%} hidden), judged on
+{NUM_IMAGES} tiles of ground that was not trained on. Tokens of {method.encoder.patch_size}
 pixels are hidden at random, the same for all. Mean squared error over hidden pixels in units of
 each band's variance in training; lower is better.
 

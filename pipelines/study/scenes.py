@@ -21,7 +21,7 @@ from ...core.checkpoints.model_dir import load_model
 from ...core.config_tree import from_plain, to_plain
 from ...core.encoders.contract import Encoder
 from ...core.heads.pool import Pooling
-from ...core.methods import build
+from ...core.methods import EncoderConfig, build
 from ...core.noise import Noise
 from ...core.training.engine import PlainEngine
 from ...core.training.optim import OptimConfig
@@ -277,10 +277,11 @@ def section(study: Study) -> Section:
     )
     shape = recipe("SelectiveMAE", 0, EPOCHS)
     encoder = shape.method.encoder
+    assert isinstance(encoder, EncoderConfig)
     text = f"""## Frozen features of scenes
 
 RSSCN7: seven classes of overhead photographs, 1400 training and 700 test images in contiguous
-blocks, here 128 x 128 pixels. Encoder: Encoder, {encoder.embed_dim} wide, {encoder.depth} blocks,
+blocks, here 128 x 128 pixels. Encoder: ViT, {encoder.embed_dim} wide, {encoder.depth} blocks,
 {shape.image_size[0]} x {shape.image_size[1]} pixels, patch {encoder.patch_size}. Pre-training sees
 all images without labels; both methods have the same wall-clock time, by steps timed in turns in
 one process ({budget}). Features: mean and deviation of the last tokens. Linear probe: ridge,

@@ -7,7 +7,7 @@ from math import log
 
 import pytest
 import torch
-from tiny_methods import tiny
+from tiny_methods import ENCODER, tiny
 
 from mimkit.core.batch import Batch, Progress
 from mimkit.core.grid import Grid
@@ -106,7 +106,7 @@ def test_the_loss_reads_no_target_of_visible_tokens(method: Method) -> None:
 def test_momentum_of_the_teacher_and_its_first_step() -> None:
     torch.manual_seed(0)
     method = build(tiny("hpm", momentum=0.5, final_momentum=0.9), Grid.for_image((16, 16), 4, 3))
-    published = build(HPMConfig(encoder=tiny("hpm").encoder), Grid.for_image((16, 16), 4, 3))
+    published = build(HPMConfig(encoder=ENCODER), Grid.for_image((16, 16), 4, 3))
     assert published.teacher is not None
     rise = published.teacher.momentum
     for epoch, value in ((0, 0.999), (0.9, 0.999), (50, 0.99945), (100, 0.9999), (700, 0.9999)):

@@ -31,7 +31,9 @@ def run(method: Method) -> Output:
     return method(Batch(images, None, torch.arange(2)), Progress(1.0, 10), Noise(3))
 
 
-def test_with_everything_off_or_at_share_one_it_is_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_everything_off_or_at_share_one_it_is_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     host = make(**OFF, recalibrate=False)
     assert list(host.heads) == ["pixels"]
     # Without entropy the share is one and the rule of reading has to change nothing.

@@ -73,7 +73,7 @@ def test_shapes_tell_the_configuration(name: str) -> None:
     state = published_state(name)
     config = infer_config(state, name)
     assert config.encoder == ENCODER
-    assert config.decoder == DECODER
+    assert getattr(config, "decoder", None) == DECODER
     tensors, ignored = rename(state, name)
     assert not ignored
     assert infer_grid(tensors, config) == Grid.for_image((32, 32), 8, 3)
@@ -196,4 +196,5 @@ def test_heads_of_an_unpublished_width_must_be_given() -> None:
     state["patch_embed.proj.weight"] = torch.zeros(100, 3, 8, 8)
     with pytest.raises(UsageError, match="give --num-heads"):
         infer_config(state, "mae")
-    assert infer_config(state, "mae", num_heads=5).encoder.num_heads == 5
+    encoder = infer_config(state, "mae", num_heads=5).encoder
+    assert getattr(encoder, "num_heads", None) == 5

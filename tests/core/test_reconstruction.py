@@ -10,7 +10,7 @@ from mimkit.core.grid import Grid, patchify
 from mimkit.core.method import Method, Output
 from mimkit.core.methods import DecoderConfig, EncoderConfig, MAEConfig, SelectiveMAEConfig, build
 from mimkit.core.noise import Noise
-from mimkit.core.reconstruction import hidden_tokens, predict_pixels, reconstruct
+from mimkit.core.reconstruction import hidden_tokens, pixel_head, predict_pixels, reconstruct
 from mimkit.core.tokens import take
 
 ENCODER = EncoderConfig(embed_dim=24, depth=1, num_heads=2, patch_size=4)
@@ -55,7 +55,7 @@ def test_visible_pixels_are_given_and_hidden_ones_predicted(
 
 def test_a_perfect_prediction_shows_the_truth(monkeypatch) -> None:
     method, output = forward(CONFIGS[0], (16, 24))
-    head = method.objectives["pixels"]
+    head = pixel_head(method)
 
     def truth(features, plan, index=None):
         return head.target(output.context, plan.predict if index is None else index).values

@@ -80,7 +80,7 @@ def test_timm_opens_the_folder_by_itself(
 
     assert export(model, kind, tmp_path / "out") == 0
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    theirs: Any = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     pixels = stored(class_store)
     images = get_domain("satellite").normaliser(load_model(model).normaliser)(pixels)
     with torch.no_grad():

@@ -51,7 +51,7 @@ def test_a_run_leaves_log_states_and_a_model(pretrained: Path) -> None:
     assert first["lr"] == 0.0  # the warm-up begins at zero
     assert max(line.get("lr", 0.0) for line in lines) > 0
     model = load_model(pretrained / "model")
-    assert model.config.encoder.embed_dim == 16
+    assert model.method.encoder.embed_dim == 16
     assert model.normaliser["bands"] == ["B2", "B3", "B4"]
     assert model.data["num_samples"] == 12
     recipe = load_recipe(pretrained / "recipe.yaml")

@@ -20,7 +20,7 @@ from mimkit.core.batch import Batch, Progress
 from mimkit.core.grid import Grid
 from mimkit.core.methods import DecoderConfig, EncoderConfig, MAEConfig, build
 from mimkit.core.noise import Noise
-from mimkit.core.reconstruction import reconstruct
+from mimkit.core.reconstruction import pixel_head, reconstruct
 from mimkit.domains.satellite.domain import SATELLITE
 from mimkit.pipelines.evaluate import Evaluation
 from mimkit.pipelines.probing import ProbeScore
@@ -79,7 +79,7 @@ def test_a_perfect_guess_looks_like_the_original(norm_pix: bool) -> None:
     method = build(config, Grid.for_image((32, 32), 8, 3)).eval()
     given = batch()
     output = method(given, Progress(1.0, 1), Noise(1))
-    head = method.objectives["pixels"]
+    head = pixel_head(method)
 
     def knows(features: object, plan: object, index: torch.Tensor | None = None) -> torch.Tensor:
         assert index is not None or plan is not None
@@ -107,7 +107,7 @@ def test_constant_patches_are_counted_where_there_is_data() -> None:
 
 def test_a_decoder_without_training_is_recognised() -> None:
     method, _ = tiny_method()
-    predictor = method.objectives["pixels"].predictor
+    predictor = pixel_head(method).predictor
     assert never_trained(predictor)
     with torch.no_grad():
         next(p for p in predictor.parameters() if p.ndim == 1).add_(1e-3)
