@@ -30,7 +30,6 @@ from .inpaint import ReconstructionScore, score_reconstruction
 from .probe_data import ProbeData, Reading, Unit, labelled_task, read_probe_data, split_rows
 from .probing import ProbeScore, probe_table, table_markdown
 from .progress import say
-from .reporting.reconstructions import untrained_heads
 from .stores import OpenGroup, open_group
 
 RANDOM = "random initialisation"
@@ -290,8 +289,8 @@ def reconstruction_score(
     its decoder came with no imported file and was never trained.
     """
     rows = group.rows(config.test)
-    untrained = untrained_heads(loaded)
-    pixels = any(name not in untrained for name in pixel_heads(loaded.method))
+    fresh = loaded.extra.get("fresh", ())
+    pixels = any(f"heads.{name}" not in fresh for name in pixel_heads(loaded.method))
     if not config.reconstruct or not len(rows) or not pixels:
         return None
     amount = min(config.reconstruct, len(rows))
