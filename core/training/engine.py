@@ -16,8 +16,7 @@ from ..batch import Batch, Progress
 from ..checkpoints.model_dir import check_fit
 from ..errors import UserError, WeightsError
 from ..noise import Noise
-from .optim import OptimConfig, adamw, resolved_lr, set_lr
-from .schedules import cosine_with_warmup
+from .optim import OptimConfig, adamw, lr_at, resolved_lr, set_lr
 
 Precision = Literal["fp32", "bf16"]
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -182,13 +181,7 @@ class PlainEngine:
 
     def lr(self, progress: Progress) -> float:
         """Return the learning rate at a point of the run, of a group with scale 1."""
-        return cosine_with_warmup(
-            progress.epoch,
-            self.num_epochs,
-            self.optim.warmup_epochs,
-            self.peak_lr,
-            self.optim.min_lr,
-        )
+        return lr_at(self.optim, progress.epoch, self.num_epochs, self.peak_lr)
 
     def step(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
+from .schedules import cosine_with_warmup, steps_with_warmup
 
 _FIRST = re.compile(r"(?:model\.)?(?:encoder\.)?(cls_token|pos_embed|patch_embed\.)")
 _BLOCK = re.compile(r"(?:model\.)?(?:encoder\.)?blocks\.(\d+)\.")
@@ -31,6 +33,14 @@ class OptimConfig:
     """Epochs in which the learning rate rises from zero."""
     min_lr: float = 0.0
     """Learning rate at the end of the run."""
+    warmup_lr: float = 0.0
+    """Learning rate at the start of the warm-up."""
+    step_epochs: tuple[float, ...] = ()
+    """Epochs at which the learning rate is multiplied by `step_factor`; none for a cosine."""
+    step_factor: float = 0.1
+    """See `step_epochs`."""
+    no_decay: tuple[str, ...] = ()
+    """Parts of the names of further parameters that weight decay leaves alone."""
     clip_grad: float | None = None
     """Largest norm of the whole gradient; None does not clip."""
     layer_decay: float | None = None
@@ -50,6 +60,14 @@ def check_optim(config: OptimConfig, num_epochs: int, where: str = "optim") -> N
             f"must lie in [0, {num_epochs}), the length of the run in epochs",
             f"use {round(num_epochs / 10, 2)}",
         ),
+        ("warmup_lr", config.warmup_lr >= 0, "must not be negative", "use 0"),
+        (
+            "step_epochs",
+            all(config.warmup_epochs <= epoch < num_epochs for epoch in config.step_epochs),
+            f"must lie between the warm-up and the end of the run ({num_epochs} epochs)",
+            f"use {round(num_epochs * 7 / 8, 2)}, or none for a cosine",
+        ),
+        ("step_factor", 0 < config.step_factor <= 1, "must lie in (0, 1]", "use 0.1"),
         (
             "clip_grad",
             config.clip_grad is None or config.clip_grad > 0,
@@ -66,6 +84,21 @@ def check_optim(config: OptimConfig, num_epochs: int, where: str = "optim") -> N
     for name, fine, reason, remedy in rules:
         if not fine:
             raise UsageError(f"{where}.{name} {getattr(config, name)}", reason, remedy)
+
+
+def lr_at(config: OptimConfig, epoch: float, num_epochs: float, peak: float) -> float:
+    """Return the learning rate at a point of a run.
+
+    Args:
+        config: shape of the schedule.
+        epoch: where the run stands, fractional.
+        num_epochs: its length.
+        peak: rate after the warm-up, see `resolved_lr`.
+    """
+    warmup, start = config.warmup_epochs, config.warmup_lr
+    if config.step_epochs:
+        return steps_with_warmup(epoch, warmup, peak, config.step_epochs, config.step_factor, start)
+    return cosine_with_warmup(epoch, num_epochs, warmup, peak, config.min_lr, start)
 
 
 def resolved_lr(config: OptimConfig, batch_size: int, factor: float = 1.0) -> float:
@@ -93,7 +126,10 @@ def layer_id(name: str, depth: int) -> int:
 
 
 def param_groups(
-    module: nn.Module, weight_decay: float, layer_decay: float | None = None
+    module: nn.Module,
+    weight_decay: float,
+    layer_decay: float | None = None,
+    no_decay: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters by weight decay and learning-rate scale.
 
@@ -104,6 +140,7 @@ def param_groups(
         module: an encoder, or a module with the attribute `encoder`.
         weight_decay: of the parameters that are decayed.
         layer_decay: factor per layer; None for the same rate everywhere.
+        no_decay: parts of the names of further parameters that are not decayed.
 
     Returns:
         dictionaries for a torch optimiser with the keys `params`, `names`, `weight_decay` and
@@ -116,7 +153,8 @@ def param_groups(
     )
     for name, parameter in named:
         scale = 1.0 if layer_decay is None else layer_decay ** (depth + 1 - layer_id(name, depth))
-        group = groups[0.0 if parameter.ndim <= 1 else weight_decay, scale]
+        spared = parameter.ndim <= 1 or any(part in name for part in no_decay)
+        group = groups[0.0 if spared else weight_decay, scale]
         group["params"].append(parameter)
         group["names"].append(name)
     return [
@@ -130,7 +168,7 @@ def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
     The fused update reads every number once: on a CPU it is several times faster than the others.
     """
-    groups = param_groups(module, config.weight_decay, config.layer_decay)
+    groups = param_groups(module, config.weight_decay, config.layer_decay, config.no_decay)
     return torch.optim.AdamW(groups, lr=config.base_lr, betas=config.betas, fused=True)
 
 

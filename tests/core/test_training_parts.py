@@ -21,6 +21,7 @@ from mimkit.core.training.optim import (
     adamw,
     check_optim,
     layer_id,
+    lr_at,
     param_groups,
     resolved_lr,
     set_lr,
@@ -36,6 +37,23 @@ def test_the_schedule_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
     assert values == pytest.approx([0.0, 1.0, 2.0, 1.25, 0.5])
     assert cosine_with_warmup(150, 100, 10, 2.0, 0.5) == pytest.approx(0.5)
     assert cosine_with_warmup(3, 4, 0, 1.0) == pytest.approx(0.5 + 0.5 * math.cos(math.pi * 0.75))
+
+
+def test_the_schedule_may_fall_in_steps_and_start_above_zero() -> None:
+    config = OptimConfig(warmup_epochs=10, warmup_lr=0.5, step_epochs=(70.0, 90.0), step_factor=0.1)
+    values = [lr_at(config, epoch, 100, 2.0) for epoch in (0, 5, 10, 69.9, 70, 89, 90)]
+    assert values == pytest.approx([0.5, 1.25, 2.0, 2.0, 0.2, 0.2, 0.02])
+    cosine = OptimConfig(warmup_epochs=10, warmup_lr=0.5, min_lr=0.5)
+    values = [lr_at(cosine, epoch, 100, 2.0) for epoch in (5, 10, 55, 100)]
+    assert values == pytest.approx([1.25, 2.0, 1.25, 0.5])
+
+
+def test_parameters_can_be_spared_from_decay_by_name() -> None:
+    module = nn.ModuleDict({"table": nn.Embedding(3, 2), "layer": nn.Linear(2, 2)})
+    spared = [g["names"] for g in param_groups(module, 0.05, no_decay=("table",))]
+    assert sorted(map(sorted, spared)) == [["layer.bias", "table.weight"], ["layer.weight"]]
+    plain = [g["names"] for g in param_groups(module, 0.05)]
+    assert sorted(map(sorted, plain)) == [["layer.bias"], ["layer.weight", "table.weight"]]
 
 
 def test_the_rate_follows_batch_and_method() -> None:
@@ -54,6 +72,10 @@ def test_the_rate_follows_batch_and_method() -> None:
         ({"clip_grad": 0.0}, "clip_grad"),
         ({"layer_decay": 1.5}, "layer_decay"),
         ({"min_lr": -1e-3}, "min_lr"),
+        ({"warmup_lr": -1e-3}, "warmup_lr"),
+        ({"step_epochs": (0.5,)}, "step_epochs"),
+        ({"step_epochs": (10.0,)}, "step_epochs"),
+        ({"step_factor": 0.0}, "step_factor"),
     ],
 )
 def test_a_setting_that_cannot_train_is_named(values: dict[str, object], field: str) -> None:
