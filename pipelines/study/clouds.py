@@ -51,7 +51,7 @@ class Setting:
     epochs: int
 
 
-ACROSS = reconstruct.Data("clouds-across", 60, "Landsat-5 for training, Sentinel-2 for the test")
+ACROSS = reconstruct.Data("clouds-across", 50, "Landsat-5 for training, Sentinel-2 for the test")
 SETTINGS = (
     Setting("few labelled blocks", reconstruct.CLOUDS, 4, 40),
     Setting("Landsat-5 to Sentinel-2", ACROSS, None, 8),
