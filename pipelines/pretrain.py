@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import tyro
 
-from ..core.batch import Progress
+from ..core.batch import Batch, Progress
 from ..core.checkpoints.model_dir import load_model, save_model, sha256
 from ..core.config_tree import to_plain
 from ..core.errors import UsageError
@@ -261,7 +261,7 @@ def make_job(
         prefetch=efficiency.prefetch,
     )
 
-    def to_batch(samples: Samples, generator: torch.Generator):
+    def look(samples: Samples, generator: torch.Generator) -> Batch:
         return domain.to_batch(
             samples,
             group.meta,
@@ -271,6 +271,13 @@ def make_job(
             generator=generator,
             device=device,
         )
+
+    def to_batch(samples: Samples, generator: torch.Generator) -> Batch:
+        batch = look(samples, generator)
+        if method.views is None or method.views.same_image:
+            return batch
+        other = look(samples, generator)  # the generator has moved on: another view
+        return replace(batch, second=other.images, second_valid=other.valid)
 
     num_tokens = method.mask.num_visible + method.mask.num_predict
     return Job(
@@ -318,6 +325,7 @@ def held_out_loss(
     if config.split != "train":
         return None
     rows = group.rows("val")[: config.efficiency.validate_samples]
+    rows = rows[: len(rows) // method.batch_multiple * method.batch_multiple]
     if not len(rows):
         return None
 

@@ -16,7 +16,9 @@ import pytest
 import torch
 from tiny_store import TINY, pretrain_tiny
 
+from mimkit.core.batch import Batch
 from mimkit.core.checkpoints.model_dir import load_model
+from mimkit.core.method import Method, Output
 from mimkit.pipelines.cli import main
 from mimkit.pipelines.recipe import load_recipe
 
@@ -39,6 +41,29 @@ def same(first: Path, second: Path) -> None:
     other = weights(second)
     for name, value in weights(first).items():
         assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize(("recipe", "twice"), [("lut/tiny", True), ("dmjd/tiny", False)])
+def test_a_method_of_two_views_is_given_a_second_crop_unless_it_wants_one(
+    recipe: str, twice: bool, dense_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Batch] = []
+    forward = Method.forward
+
+    def recording(self: Method, batch: Batch, *rest: Any) -> Output:
+        if self.training and torch.is_grad_enabled():
+            seen.append(batch)
+        return forward(self, batch, *rest)
+
+    monkeypatch.setattr(Method, "forward", recording)
+    words = ["pretrain", "--recipe", recipe, "--data", str(dense_store), "--out", str(tmp_path)]
+    words += ["--image-size", "32", "32", "--epochs", "1", "--optim.warmup-epochs", "0"]
+    words += ["--batch-size", "4", "--method.encoder.patch-size", "4"]
+    assert main([*words, "--efficiency.num-threads", "1"]) == 0
+    assert seen
+    for batch in seen:
+        assert (batch.second is not None) is twice
+        assert batch.second is None or not torch.equal(batch.second, batch.images)
 
 
 def test_a_run_leaves_log_states_and_a_model(pretrained: Path) -> None:
