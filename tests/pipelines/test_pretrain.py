@@ -20,7 +20,7 @@ from mimkit.core.batch import Batch
 from mimkit.core.checkpoints.model_dir import load_model
 from mimkit.core.method import Method, Output
 from mimkit.pipelines.cli import main
-from mimkit.pipelines.recipe import load_recipe
+from mimkit.pipelines.recipe import load_recipe, recipe_names
 
 FAST = {"images_per_s", "tokens_per_s", "mfu", "data_wait", "memory_mb", "seconds"}
 
@@ -64,6 +64,20 @@ def test_a_method_of_two_views_is_given_a_second_crop_unless_it_wants_one(
     for batch in seen:
         assert (batch.second is not None) is twice
         assert batch.second is None or not torch.equal(batch.second, batch.images)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.endswith("/tiny")])
+def test_every_small_recipe_trains_and_can_be_opened(
+    name: str, dense_store: Path, tmp_path: Path
+) -> None:
+    words = ["pretrain", "--recipe", name, "--data", str(dense_store), "--out", str(tmp_path)]
+    words += ["--epochs", "1", "--optim.warmup-epochs", "0", "--batch-size", "8"]
+    assert main([*words, "--efficiency.num-threads", "1"]) == 0
+    loaded = load_model(tmp_path / "model")
+    assert loaded.config == load_recipe(name).method
+    lines = [line for line in log(tmp_path) if "loss" in line]
+    assert lines
+    assert all(0 < line["loss"] < 100 for line in lines)
 
 
 def test_a_run_leaves_log_states_and_a_model(pretrained: Path) -> None:
