@@ -261,6 +261,31 @@ def make_job(
         prefetch=efficiency.prefetch,
     )
 
+    num_tokens = method.mask.num_visible + method.mask.num_predict
+    return Job(
+        folder,
+        engine,
+        loader,
+        views_of(recipe, method, group, domain, normaliser, device),
+        recipe.epochs,
+        recipe.seed,
+        efficiency,
+        SpeedMeter(training_flops(method), num_tokens, device),
+        make_pruning(recipe, len(rows), device),
+        held_out_loss(config, recipe, method, group, domain, normaliser, device),
+    )
+
+
+def views_of(
+    recipe: Recipe,
+    method: Method,
+    group: OpenGroup,
+    domain: Domain,
+    normaliser: Normaliser,
+    device: torch.device,
+) -> Callable[[Samples, torch.Generator], Batch]:
+    """Return what turns samples into a batch; a method of two crops is given both."""
+
     def look(samples: Samples, generator: torch.Generator) -> Batch:
         return domain.to_batch(
             samples,
@@ -272,26 +297,12 @@ def make_job(
             device=device,
         )
 
-    def to_batch(samples: Samples, generator: torch.Generator) -> Batch:
+    def look_twice(samples: Samples, generator: torch.Generator) -> Batch:
         batch = look(samples, generator)
-        if method.views is None or method.views.same_image:
-            return batch
         other = look(samples, generator)  # the generator has moved on: another view
         return replace(batch, second=other.images, second_valid=other.valid)
 
-    num_tokens = method.mask.num_visible + method.mask.num_predict
-    return Job(
-        folder,
-        engine,
-        loader,
-        to_batch,
-        recipe.epochs,
-        recipe.seed,
-        efficiency,
-        SpeedMeter(training_flops(method), num_tokens, device),
-        make_pruning(recipe, len(rows), device),
-        held_out_loss(config, recipe, method, group, domain, normaliser, device),
-    )
+    return look if method.views is None or method.views.same_image else look_twice
 
 
 def make_pruning(recipe: Recipe, num_samples: int, device: torch.device) -> InfoBatch | None:
