@@ -71,7 +71,7 @@ mimkit evaluate --study satellite --samples FOLDER --out docs/results --seeds {s
 {gap}
 FOLDER holds the public sample files that are named below. Finished pieces are kept: a killed
 study continues. Numbers are the mean ± sample deviation over {study.seeds} seeds. Settings
-were chosen without the test parts, which are scored once.
+were chosen on validation parts.
 """
 
 
