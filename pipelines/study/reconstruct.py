@@ -23,6 +23,7 @@ from ...core.method import Method
 from ...core.methods import SelectiveMAEConfig
 from ...core.noise import Noise
 from ...core.reconstruction import Reconstruction, reconstruct
+from ...datasets.order import num_steps
 from ...domains.domain import get_domain
 from ..efficiency import Efficiency
 from ..features import stored_batches
@@ -197,7 +198,7 @@ def section(study: Study) -> Section:
         [pretrain_unit(d, s) for s in seeds for d in DATA], study, "reconstruct: pre-training"
     )
     results = run_units(units(study), study, NAME)
-    parts = [described(data, results, study.seeds) for data in DATA]
+    parts = [described(data, num_updates(study.work, data), results, study.seeds) for data in DATA]
     method = load_recipe(RECIPE).method
     assert isinstance(method, SelectiveMAEConfig)
     text = f"""## Masked reconstruction
@@ -213,7 +214,13 @@ each band's variance in training; lower is better.
     return Section(text, {"satellite-reconstruct.png": examples(study.work, CLOUDS)})
 
 
-def described(data: Data, results: Mapping[str, Numbers], seeds: int) -> str:
+def num_updates(work: Path, data: Data) -> int:
+    """Return the updates of a pre-training run."""
+    rows = open_group(work / data.store).rows("train")
+    return data.epochs * num_steps(len(rows), recipe(data, 0).batch_size)
+
+
+def described(data: Data, updates: int, results: Mapping[str, Numbers], seeds: int) -> str:
     """Return table and verdicts of one set of scenes."""
     values: dict[tuple[float, str], Values] = {
         (ratio, kind): [results[f"{data.store}-{ratio}-{seed}"][kind] for seed in range(seeds)]
@@ -230,7 +237,7 @@ def described(data: Data, results: Mapping[str, Numbers], seeds: int) -> str:
         )
         for ratio in RATIOS
     ]
-    return f"""{data.title} ({data.epochs} epochs):
+    return f"""{data.title} ({data.epochs} epochs, {updates} updates):
 
 {table([f"{ratio:.0%} hidden" for ratio in RATIOS], rows)}
 
