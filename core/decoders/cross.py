@@ -48,13 +48,6 @@ class QueryStem(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
         init_transformer(self.blocks)
 
-    def readable(self, plan: MaskPlan) -> Bool[Tensor, "b n"] | None:
-        """Return which queries hold data; None when all do."""
-        if plan.absent is None:
-            return None
-        prefix = plan.absent.new_ones(len(plan.absent), self.num_prefix)
-        return torch.cat([prefix, ~plan.absent], dim=1)
-
     def forward(
         self, features: Features, plan: MaskPlan, readable: Bool[Tensor, "b n"] | None
     ) -> Float[Tensor, "b n w"]:
@@ -139,7 +132,7 @@ class CrossDecoder(Predictor):
             x = self.mask_token + self.pos_embed[0][index]
             queries = None if plan.absent is None else ~plan.absent.gather(1, index)
         else:
-            queries, wanted = self.stem.readable(plan), index + self.stem.num_prefix
+            queries, wanted = plan.present(self.stem.num_prefix), index + self.stem.num_prefix
             x = self.stem(features, plan, queries)
         for number, block in enumerate(self.blocks):
             last = number == len(self.blocks) - 1

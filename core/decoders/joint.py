@@ -89,9 +89,7 @@ class JointDecoder(Predictor):
             return put(function(hidden).expand(batch, -1, -1), places, function(known))
 
         x, qkv = everywhere(lambda tokens: tokens), everywhere(first.project)
-        readable = None
-        if plan.absent is not None:
-            readable = torch.cat([plan.absent.new_ones(batch, prefix), ~plan.absent], dim=1)
+        readable = plan.present(prefix)
         wanted = prefix + (plan.predict if index is None else index)
         for number, block in enumerate(self.blocks, 1):
             last = number == len(self.blocks)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -74,10 +73,7 @@ class LayerReader(nn.Module):
     ) -> Float[Tensor, "b q w"]:
         """Return decoded tokens at `index`; all tokens of the grid without it."""
         x = self.trunk(replace(features, sequence=self.layer(features)), plan)
-        readable = None
-        if plan.absent is not None:
-            prefix = plan.absent.new_ones(len(x), self.num_prefix)
-            readable = torch.cat([prefix, ~plan.absent], dim=1)
+        readable = plan.present(self.num_prefix)
         for block in self.blocks[:-1]:
             x = block(x, readable)
         wanted = None if index is None else index + self.num_prefix

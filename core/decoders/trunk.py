@@ -99,10 +99,7 @@ class TrunkDecoder(Predictor):
             raise UsageError(
                 "decoder of a trunk", "found no trunk in the features", "give the method one"
             )
-        readable = None
-        if plan.absent is not None:
-            prefix = plan.absent.new_ones(len(x), self.num_prefix)
-            readable = torch.cat([prefix, ~plan.absent], dim=1)
+        readable = plan.present(self.num_prefix)
         wanted = self.num_prefix + (plan.predict if index is None else index)
         for block in self.blocks[:-1]:
             x = block(x, readable)

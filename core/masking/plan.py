@@ -8,6 +8,7 @@ from math import ceil
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import UsageError
 from ..sketch import Sketch
@@ -44,6 +45,15 @@ class MaskPlan:
         """True for visible tokens that hold data; None when all do."""
         return None if self.absent is None else ~take(self.absent, self.visible)
 
+    def present(self, num_prefix: int = 0) -> Bool[Tensor, "b t"] | None:
+        """True for tokens of the whole grid that hold data, behind true prefix tokens.
+
+        None when all do.
+        """
+        if self.absent is None:
+            return None
+        return functional.pad(~self.absent, (num_prefix, 0), value=True)
+
     @property
     def predict_weight(self) -> Float[Tensor, "b p"]:
         """One for predicted tokens that hold data, zero for the others."""
@@ -70,6 +80,25 @@ def check_counts(num_tokens: int, num_visible: int, num_predict: int) -> None:
             f"do not fit a grid of {num_tokens} tokens",
             "change mask_ratio or the patch size so that each is at least one",
         )
+
+
+def seen_and_hidden(
+    num_tokens: int, mask_ratio: float, *, truncated: bool = False
+) -> tuple[int, int]:
+    """Return how many tokens are seen and how many are hidden and predicted.
+
+    Args:
+        num_tokens: of the grid.
+        mask_ratio: share that is hidden.
+        truncated: cut the seen share as floats give it, as MAE's code and its heirs do.
+
+    Raises:
+        UsageError: when nothing is left to see or to predict.
+    """
+    share = 1 - mask_ratio
+    seen = int(num_tokens * share) if truncated else count(num_tokens, share)
+    check_counts(num_tokens, seen, num_tokens - seen)
+    return seen, num_tokens - seen
 
 
 def plan_from_scores(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..decoders.joint import JointDecoder
+from ..encoders.contract import Encoder
 from ..encoders.vit import ViT
 from ..errors import UsageError
 from ..grid import Grid
@@ -52,6 +54,25 @@ class DecoderConfig:
     """Attention heads; must divide the width."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLP over the width."""
+
+    def joint(self, grid: Grid, encoder: Encoder, out_dim: int) -> JointDecoder:
+        """Return MAE's decoder of this size behind an encoder.
+
+        Args:
+            grid: geometry of the tokens.
+            encoder: whose output is read.
+            out_dim: numbers predicted per token.
+        """
+        return JointDecoder(
+            grid,
+            encoder.embed_dim,
+            self.dim,
+            self.depth,
+            self.num_heads,
+            out_dim,
+            encoder.num_prefix_tokens,
+            self.mlp_ratio,
+        )
 
 
 def known_heads(flag: str, width: int, given: int | None, known: Mapping[int, int]) -> int:

@@ -15,7 +15,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..decoders.joint import JointDecoder
 from ..encoders.conv_vit import ConvViT, ConvViTConfig
 from ..grid import Grid
 from ..masking.complement import OrderedUnitMask, SharedComplement, UnitList
@@ -104,16 +103,7 @@ def dmjd(config: DMJDConfig, grid: Grid) -> Method:
     floor = 0.0 if config.as_published else config.noise_floor
     target = CentralHogTarget(config.cell, noise_floor=floor)
     encoder, form = ConvViT(grid, config.encoder), config.decoder
-    decoder = JointDecoder(
-        grid,
-        encoder.embed_dim,
-        form.dim,
-        form.depth,
-        form.num_heads,
-        target.out_dim(grid),
-        num_prefix=0,
-        mlp_ratio=form.mlp_ratio,
-    )
+    decoder = form.joint(grid, encoder, target.out_dim(grid))
     projector = TokenProjector(encoder.embed_dim, form.dim, target.out_dim(grid))
     visible = VisibleHead(
         projector,

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..decoders.cross import CrossDecoder, QueryStem
 from ..errors import UsageError, WeightsError
 from ..grid import Grid
-from ..masking.plan import check_counts, count
+from ..masking.plan import seen_and_hidden
 from ..masking.strategies import RandomMask
 from ..method import Head, Method
 from ..objectives.dense import l2
@@ -90,10 +90,9 @@ def hi_end_mae(config: HiEndMAEConfig, grid: Grid) -> Method:
         UsageError: when the mask ratio leaves nothing to see or nothing to predict, or for a
             context that the encoder does not have.
     """
-    num_tokens, share = grid.num_tokens, 1 - config.mask_ratio
-    num_visible = int(num_tokens * share) if config.as_published else count(num_tokens, share)
-    num_hidden = num_tokens - num_visible
-    check_counts(num_tokens, num_visible, num_hidden)
+    num_visible, num_hidden = seen_and_hidden(
+        grid.num_tokens, config.mask_ratio, truncated=config.as_published
+    )
     floor = 0.0 if config.as_published else config.noise_floor
     target = PixelTarget(config.norm_pix, floor, unbiased=False)
     encoder, form = config.encoder.build(grid), config.decoder

@@ -18,7 +18,7 @@ from ..batch import Progress
 from ..decoders.trunk import JointTrunk, TrunkDecoder
 from ..grid import Grid
 from ..masking.hard import HardMask
-from ..masking.plan import check_counts, count
+from ..masking.plan import count, seen_and_hidden
 from ..method import Head, Method
 from ..objectives.dense import l2
 from ..objectives.ranking import LossPrediction, absolute, relative
@@ -87,10 +87,10 @@ def hpm(config: HPMConfig, grid: Grid) -> Method:
     Raises:
         UsageError: when the mask ratio leaves nothing to see or nothing to predict.
     """
-    num_tokens, share = grid.num_tokens, 1 - config.mask_ratio
-    num_visible = int(num_tokens * share) if config.as_published else count(num_tokens, share)
-    num_hidden = num_tokens - num_visible
-    check_counts(num_tokens, num_visible, num_hidden)
+    num_tokens = grid.num_tokens
+    num_visible, num_hidden = seen_and_hidden(
+        num_tokens, config.mask_ratio, truncated=config.as_published
+    )
     target = PixelTarget(config.norm_pix, 0.0 if config.as_published else config.noise_floor)
     encoder, form = config.encoder.build(grid), config.decoder
     prefix = encoder.num_prefix_tokens

@@ -14,7 +14,7 @@ from ..decoders.feature_pyramid import PyramidConfig, PyramidTrunk
 from ..decoders.trunk import TrunkDecoder
 from ..encoders.hivit import HiViT, HiViTConfig
 from ..grid import Grid
-from ..masking.plan import check_counts, count
+from ..masking.plan import seen_and_hidden
 from ..masking.strategies import RandomMask
 from ..method import Head, Method
 from ..objectives.dense import l2
@@ -58,11 +58,10 @@ def itpn(config: ITPNConfig, grid: Grid) -> Method:
         UsageError: when the mask ratio leaves nothing to see or nothing to predict, or a size
             cannot be divided into cells.
     """
-    num_tokens, share = grid.num_tokens, 1 - config.mask_ratio
     published = config.as_published
-    num_visible = int(num_tokens * share) if published else count(num_tokens, share)
-    num_predict = num_tokens - num_visible
-    check_counts(num_tokens, num_visible, num_predict)
+    num_visible, num_predict = seen_and_hidden(
+        grid.num_tokens, config.mask_ratio, truncated=published
+    )
     target = PixelTarget(config.norm_pix, 0.0 if published else config.noise_floor)
     encoder = HiViT(grid, config.encoder, stretch=published)
     decoder = TrunkDecoder(

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..decoders.pyramid import CellDecoder, LayerReader, RegionDecoder
 from ..errors import UsageError, WeightsError
 from ..grid import Grid
-from ..masking.plan import check_counts, count
+from ..masking.plan import seen_and_hidden
 from ..masking.strategies import RandomMask
 from ..method import Head, Method, Objective
 from ..objectives.dense import l2
@@ -174,16 +174,17 @@ def localmim(config: LocalMIMConfig, grid: Grid) -> Method:
         UsageError: when the mask ratio leaves nothing to see or nothing to predict, for taps or
             scales that do not fit, or for HOG of anything but images with square patches.
     """
-    num_tokens, share = grid.num_tokens, 1 - config.mask_ratio
-    num_visible = int(num_tokens * share) if config.as_published else count(num_tokens, share)
-    check_counts(num_tokens, num_visible, num_tokens - num_visible)
+    num_tokens = grid.num_tokens
+    num_visible, num_hidden = seen_and_hidden(
+        num_tokens, config.mask_ratio, truncated=config.as_published
+    )
     if config.target == "hog" and (grid.ndim != 2 or len(set(grid.patch)) > 1):
         raise UsageError(
             f"HOG of patches {grid.patch}",
             "is defined for images with square patches",
             'use target="pixels"',
         )
-    mask = RandomMask(num_visible, num_tokens - num_visible)
+    mask = RandomMask(num_visible, num_hidden)
     heads = {
         f"level{number}": level(config, grid, tap, scale)
         for number, (tap, scale) in enumerate(config.levels)

@@ -16,11 +16,10 @@ from typing import Literal
 from torch import Tensor
 
 from ..batch import Progress
-from ..decoders.joint import JointDecoder
 from ..decoders.projector import Activation, Norm, Projector
 from ..errors import UsageError
 from ..grid import Grid
-from ..masking.plan import check_counts, count
+from ..masking.plan import seen_and_hidden
 from ..masking.strategies import RandomMask
 from ..masking.views import DisjointView
 from ..method import Head, Method
@@ -91,10 +90,10 @@ def lut(config: LUTConfig, grid: Grid) -> Method:
     Raises:
         UsageError: when two disjoint visible parts do not fit the grid, or nothing is visible.
     """
-    num_tokens, share = grid.num_tokens, 1 - config.mask_ratio
-    num_visible = int(num_tokens * share) if config.as_published else count(num_tokens, share)
-    num_predict = num_tokens - num_visible
-    check_counts(num_tokens, num_visible, num_predict)
+    num_tokens = grid.num_tokens
+    num_visible, num_predict = seen_and_hidden(
+        num_tokens, config.mask_ratio, truncated=config.as_published
+    )
     if 2 * num_visible > num_tokens:
         raise UsageError(
             f"mask_ratio {config.mask_ratio}",
@@ -103,16 +102,7 @@ def lut(config: LUTConfig, grid: Grid) -> Method:
         )
     target = PixelTarget(config.norm_pix, 0.0 if config.as_published else config.noise_floor)
     encoder, form = config.encoder.build(grid), config.decoder
-    decoder = JointDecoder(
-        grid,
-        encoder.embed_dim,
-        form.dim,
-        form.depth,
-        form.num_heads,
-        target.out_dim(grid),
-        encoder.num_prefix_tokens,
-        form.mlp_ratio,
-    )
+    decoder = form.joint(grid, encoder, target.out_dim(grid))
     projector, predictor = (
         Projector(
             encoder.embed_dim,

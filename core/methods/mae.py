@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..decoders.joint import JointDecoder
 from ..grid import Grid
-from ..masking.plan import check_counts, count
+from ..masking.plan import seen_and_hidden
 from ..masking.strategies import RandomMask
 from ..method import Head, Method
 from ..objectives.dense import l2
@@ -51,26 +50,13 @@ def mae(config: MAEConfig, grid: Grid) -> Method:
     Raises:
         UsageError: when the mask ratio leaves nothing to see or nothing to predict.
     """
-    num_tokens = grid.num_tokens
-    num_visible = (
-        int(num_tokens * (1 - config.mask_ratio))
-        if config.as_published
-        else count(num_tokens, 1 - config.mask_ratio)
+    num_visible, num_hidden = seen_and_hidden(
+        grid.num_tokens, config.mask_ratio, truncated=config.as_published
     )
-    check_counts(num_tokens, num_visible, num_tokens - num_visible)
     target = PixelTarget(config.norm_pix, 0.0 if config.as_published else config.noise_floor)
     encoder = config.encoder.build(grid)
-    decoder = JointDecoder(
-        grid,
-        encoder.embed_dim,
-        config.decoder.dim,
-        config.decoder.depth,
-        config.decoder.num_heads,
-        target.out_dim(grid),
-        encoder.num_prefix_tokens,
-        config.decoder.mlp_ratio,
-    )
-    mask = RandomMask(num_visible, num_tokens - num_visible)
+    decoder = config.decoder.joint(grid, encoder, target.out_dim(grid))
+    mask = RandomMask(num_visible, num_hidden)
     return Method("mae", grid, mask, encoder, {"pixels": Head(decoder, target, l2)})
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..decoders.joint import JointDecoder
 from ..errors import UsageError
 from ..grid import Grid
 from ..masking.plan import check_counts
@@ -74,9 +73,7 @@ def mixedae(config: MixedAEConfig, grid: Grid) -> Method:
     check_counts(grid.num_tokens, num_visible, num_predict)
     target = PixelTarget(config.norm_pix, config.noise_floor)
     encoder = config.encoder.build(grid)
-    shape, prefix = config.decoder, encoder.num_prefix_tokens
-    sizes = (encoder.embed_dim, shape.dim, shape.depth, shape.num_heads, target.out_dim(grid))
-    decoder = JointDecoder(grid, *sizes, prefix, shape.mlp_ratio)
+    decoder = config.decoder.joint(grid, encoder, target.out_dim(grid))
     heads: dict[str, Head | HomologousContrast] = {"pixels": Head(decoder, target, l2)}
     if config.contrast_weight:
         heads["contrast"] = HomologousContrast(
