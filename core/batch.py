@@ -23,6 +23,9 @@ class Batch:
         second_valid: as `valid`, of the second view.
         features: what a frozen teacher says of each token, for methods that learn it; None leaves
             that to the method's own teacher.
+        regions: class of every pixel of `images` in a map of regions (a parsing map), such as
+            `masking.facial.CLASSES` names them; 0 is the background. A sample that is 0 everywhere
+            has no map. What moves pixels moves it along, by nearest neighbours. None without.
     """
 
     images: Float[Tensor, "b c *s"]
@@ -32,6 +35,7 @@ class Batch:
     second: Float[Tensor, "b c *s"] | None = None
     second_valid: Bool[Tensor, "b *s"] | None = None
     features: Float[Tensor, "b n f"] | None = None
+    regions: Int[Tensor, "b *s"] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device, copied asynchronously when its memory is pinned."""

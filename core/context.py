@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .batch import Batch, Progress
+from .errors import UsageError
 from .grid import Grid, patchify
 from .masking.plan import MaskPlan
 from .noise import Noise
@@ -34,6 +35,7 @@ class Context:
         num_views: views of each image; their rows follow each other, see `views`.
         plan: roles of the tokens, for a corruption; None before they are known.
         features: what a frozen teacher says of each token; None without one.
+        regions: region class of every pixel, see `Batch.regions`; 0 where a pixel is invalid.
     """
 
     images: Float[Tensor, "b c *s"]
@@ -48,6 +50,7 @@ class Context:
     num_views: int = 1
     plan: MaskPlan | None = None
     features: Float[Tensor, "b n f"] | None = None
+    regions: Int[Tensor, "b *s"] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -78,6 +81,7 @@ class Context:
             absent=None if self.absent is None else self.absent[:num],
             embed=lambda: self.embed()[:num],
             features=None if self.features is None else self.features[:num],
+            regions=None if self.regions is None else self.regions[:num],
             num_views=1,
         )
 
@@ -99,9 +103,19 @@ def make_context(
         noise: source of random draws.
         embed_patches: the encoder's embedding of (b, n, p) patches.
         min_valid: a token with a smaller valid share is absent (curation-satellite.md, section 3).
+
+    Raises:
+        UsageError: for a region map of another size than the images.
     """
-    images, weight, absent = batch.images, None, None
+    images, weight, absent, regions = batch.images, None, None, batch.regions
+    if regions is not None and regions.shape != images.shape[:1] + images.shape[2:]:
+        raise UsageError(
+            f"regions of shape {tuple(regions.shape)}",
+            f"are no map of images of shape {tuple(images.shape)}",
+            "give one integer per pixel, of the same size as the images",
+        )
     if batch.valid is not None:
+        regions = None if regions is None else regions * batch.valid
         images = torch.where(batch.valid[:, None], images, 0.0)
         weight = patchify(batch.valid[:, None].to(images.dtype), grid.patch)
         absent = weight.mean(dim=-1) < min_valid
@@ -111,4 +125,4 @@ def make_context(
         with torch.no_grad():
             return embed_patches(patches)
 
-    return Context(images, patches, weight, absent, grid, progress, noise, embed)
+    return Context(images, patches, weight, absent, grid, progress, noise, embed, regions=regions)

@@ -81,10 +81,16 @@ def stack_views(batch: Batch, views: Views | None) -> Batch:
     if valid is not None or other_valid is not None:
         valid, other_valid = _whole(valid, batch.images), _whole(other_valid, second)
         valid = torch.cat([valid, *(other_valid,) * (num_views - 1)])
+    regions = batch.regions
+    if regions is not None:
+        # Nothing is known of the regions of another crop: its map is empty.
+        other = regions if second is batch.images else torch.zeros_like(regions)
+        regions = torch.cat([regions, *(other,) * (num_views - 1)])
     return Batch(
         torch.cat([batch.images, *(second,) * (num_views - 1)]),
         valid,
         batch.ids.repeat(num_views),
+        regions=regions,
     )
 
 
