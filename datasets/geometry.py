@@ -8,6 +8,8 @@ from dataclasses import dataclass
 _METRES_PER_DEGREE = 111_320.0
 
 Transform = tuple[float, float, float, float, float, float]
+Affine = tuple[float, float, float, float, float, float, float, float, float, float, float, float]
+"""Three rows of a 3 x 4 matrix, one after the other."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from .errors import DataError
 from .files import whole_file
-from .geometry import Geometry, Transform
+from .geometry import Affine, Geometry, Transform
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +58,12 @@ class ManifestRow:
         std: standard deviation over valid pixels, averaged over bands, physical units.
         entropy: entropy of the grey values in bits.
         labelled: share of pixels with a known dense label, 0 to 1.
+        affine: of a sample with depth, three rows of a 3 x 4 matrix from voxel index to
+            millimetres in the world, one after the other.
+        front: first plane of the sample within its file.
+        depth: planes.
+        measures: other numbers that a domain measures, by name, such as "blur" or "spacing_z".
+        facts: other things that a domain knows, by name, such as "consent" or "modality".
     """
 
     id: str
@@ -93,6 +99,11 @@ class ManifestRow:
     std: float | None = None
     entropy: float | None = None
     labelled: float | None = None
+    affine: Affine | None = None
+    front: int | None = None
+    depth: int | None = None
+    measures: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
 
     def geometry(self) -> Geometry | None:
         """Return where the sample lies, None when the row does not say."""
@@ -111,13 +122,16 @@ def manifest_schema() -> pa.Schema:
         int: pa.int64(),
         float: pa.float64(),
         Transform: pa.list_(pa.float64(), 6),
+        Affine: pa.list_(pa.float64(), 12),
+        dict[str, float]: pa.map_(pa.string(), pa.float64()),
+        dict[str, str]: pa.map_(pa.string(), pa.string()),
     }
     hints = get_type_hints(ManifestRow)
     columns = []
-    for field in fields(ManifestRow):
-        required = field.default is MISSING
-        kind = next(t for t in types if hints[field.name] in (t, t | None))
-        columns.append(pa.field(field.name, types[kind], nullable=not required))
+    for entry in fields(ManifestRow):
+        required = entry.default is MISSING and entry.default_factory is MISSING
+        kind = next(t for t in types if hints[entry.name] in (t, t | None))
+        columns.append(pa.field(entry.name, types[kind], nullable=not required))
     return pa.schema(columns)
 
 
@@ -165,9 +179,20 @@ def read_manifest(path: str | Path) -> pa.Table:
     return table
 
 
+def row_from_plain(values: Mapping[str, Any]) -> ManifestRow:
+    """Return a row from values as JSON or Arrow hold them: tuples as lists, maps as pairs."""
+    ready = dict(values)
+    for name in ("transform", "affine"):
+        if ready.get(name) is not None:
+            ready[name] = tuple(ready[name])
+    for name in ("measures", "facts"):
+        ready[name] = dict(ready.get(name) or {})
+    return ManifestRow(**ready)
+
+
 def manifest_rows(table: pa.Table) -> list[ManifestRow]:
     """Return the rows of a table as dataclasses, in the table's order."""
-    return [_row(values) for values in table.to_pylist()]
+    return [row_from_plain(values) for values in table.to_pylist()]
 
 
 def kept_rows(table: pa.Table, store_group: str | None = None) -> pa.Table:
@@ -206,14 +231,9 @@ def _table(rows: Iterable[ManifestRow]) -> pa.Table:
     rows = list(rows)
     schema = manifest_schema()
     columns = [
-        pa.array([getattr(row, field.name) for row in rows], type=field.type) for field in schema
+        pa.array([getattr(row, column.name) for row in rows], type=column.type) for column in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _row(values: Mapping[str, Any]) -> ManifestRow:
-    transform = values["transform"]
-    return ManifestRow(**{**values, "transform": None if transform is None else tuple(transform)})
 
 
 def _conform(table: pa.Table, path: Path) -> pa.Table:
@@ -229,17 +249,18 @@ def _conform(table: pa.Table, path: Path) -> pa.Table:
             "it was written by another version or by hand; remove them, or curate again",
         )
     columns = []
-    for field in schema:
-        present = field.name in table.column_names
-        if not present and not field.nullable:
-            raise DataError(path, f"column {field.name} is missing", "curate again")
-        column = table[field.name] if present else pa.nulls(table.num_rows)
-        if column.null_count and not field.nullable:
-            raise DataError(path, f"column {field.name} has empty entries", "curate again")
+    for wanted in schema:
+        name = wanted.name
+        present = name in table.column_names
+        if not present and not wanted.nullable:
+            raise DataError(path, f"column {name} is missing", "curate again")
+        column = table[name] if present else pa.nulls(table.num_rows, wanted.type)
+        if column.null_count and not wanted.nullable:
+            raise DataError(path, f"column {name} has empty entries", "curate again")
         try:
-            columns.append(column.cast(field.type))
+            columns.append(column.cast(wanted.type))
         except pa.ArrowException as error:
-            reason = f"column {field.name} is {column.type} instead of {field.type}"
+            reason = f"column {name} is {column.type} instead of {wanted.type}"
             raise DataError(path, reason, "curate again") from error
     return pa.Table.from_arrays(columns, schema=schema)
 

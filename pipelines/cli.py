@@ -4,6 +4,9 @@ A verb is a module with a frozen keyword-only dataclass, whose field docstrings 
 function `run(config)`. An integer that `run` returns is the exit code. Where the defaults depend
 on the arguments (a recipe by name), the module has a function `defaults(argv)` that returns the
 configuration to start from, or None.
+
+Where a domain needs other settings than satellite scenes, its name is the next word
+(`mimkit curate ct`), and that line of the verb's table is used.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 DEBUG = "--debug"
+DEFAULT_DOMAIN = "satellite"
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,13 @@ class Verb:
         module: where it lives, relative to this package.
         config: name of its configuration in that module.
         help: what it does, in one line.
+        domains: the same verb for files of other domains, by the domain's name.
     """
 
     module: str
     config: str
     help: str
+    domains: Mapping[str, Verb] = field(default_factory=dict)
 
 
 VERBS: dict[str, Verb] = {
@@ -102,8 +108,13 @@ def dispatch(words: Sequence[str]) -> int:
 
         print(f"mimkit {__version__}")
         return 0
-    module = import_module(f".{find(words[0]).module}", __package__)
-    result = module.run(parse(words[0], module, list(words[1:])))
+    verb, rest = find(words[0]), list(words[1:])
+    name = words[0]
+    if rest and rest[0] in (DEFAULT_DOMAIN, *verb.domains) and verb.domains:
+        name, verb = f"{name} {rest[0]}", verb.domains.get(rest[0], verb)
+        rest = rest[1:]
+    module = import_module(f".{verb.module}", __package__)
+    result = module.run(parse(name, verb, module, rest))
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 
@@ -122,8 +133,14 @@ def find(name: str) -> Verb:
     return VERBS[name]
 
 
-def parse(name: str, module: Any, words: list[str]) -> Any:
+def parse(name: str, verb: Verb, module: Any, words: list[str]) -> Any:
     """Return the configuration that the words describe.
+
+    Args:
+        name: verb, and domain if one was named, for the help.
+        verb: line of the table.
+        module: of the verb.
+        words: what follows the name.
 
     Raises:
         SystemExit: 0 after help, 2 when the words are wrong (tyro prints why).
@@ -133,7 +150,7 @@ def parse(name: str, module: Any, words: list[str]) -> Any:
     defaults = getattr(module, "defaults", None)
     start = defaults(words) if defaults else None
     return tyro.cli(
-        getattr(module, VERBS[name].config),
+        getattr(module, verb.config),
         args=words,
         prog=f"mimkit {name}",
         config=(tyro.conf.AvoidSubcommands,),

@@ -11,8 +11,8 @@ from typing import Any
 from ...datasets.files import write_json
 from ...datasets.manifest import KEPT, ManifestRow
 from ...datasets.store import StoreMeta
-from ...domains.satellite.curate.dedup import Leakage
-from ...domains.satellite.split import SPLITS
+from ...domains.curation.dedup import Leakage
+from ...domains.curation.split import SPLITS
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,16 @@ class CurateReport:
 
     Attributes:
         out: folder of the store.
-        num_scenes: scenes found.
-        num_broken: scenes that were rejected as a whole.
-        kept: tiles per part.
+        num_scenes: files (scenes, volumes, photographs) found.
+        num_broken: files that were rejected as a whole.
+        kept: samples per part.
         rejected: rows per reason.
         groups: samples per store.
         leakage: distance of the parts.
         notes: what a reader should know.
         seconds: wall-clock time.
+        domain: name of the domain.
+        nouns: what the domain calls files and samples, in the plural.
     """
 
     out: Path
@@ -40,15 +42,17 @@ class CurateReport:
     leakage: Leakage
     notes: tuple[str, ...]
     seconds: float
+    domain: str = "satellite"
+    nouns: tuple[str, str] = ("scenes", "tiles")
 
     @property
     def num_kept(self) -> int:
-        """Tiles in all stores."""
+        """Samples in all stores."""
         return sum(self.kept.values())
 
     @property
     def broken_share(self) -> float:
-        """Share of scenes that were rejected as a whole."""
+        """Share of files that were rejected as a whole."""
         return self.num_broken / max(self.num_scenes, 1)
 
 
@@ -127,8 +131,8 @@ def write_card(
     write_json(
         path,
         {
-            "domain": "satellite",
-            "scenes": {"found": report.num_scenes, "broken": report.num_broken},
+            "domain": report.domain,
+            report.nouns[0]: {"found": report.num_scenes, "broken": report.num_broken},
             "rows": len(rows),
             "kept": len(kept),
             "stages": _nested(stages),
@@ -169,8 +173,8 @@ def show(report: CurateReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{report.num_scenes} scenes in {report.seconds:.1f} s")
-    table.add_column("tiles")
+    table = Table(title=f"{report.num_scenes} {report.nouns[0]} in {report.seconds:.1f} s")
+    table.add_column(report.nouns[1])
     table.add_column("number", justify="right")
     for name, number in report.kept.items():
         table.add_row(f"kept: {name}", str(number))

@@ -21,7 +21,7 @@ from ...core.config_tree import to_plain
 from ...core.errors import UsageError
 from ...datasets.errors import DataError
 from ...datasets.files import remove_partial, whole_file
-from ...domains.satellite.curate.records import StageResult
+from ...domains.curation.records import StageResult
 from ..locks import locked
 from ..progress import track
 

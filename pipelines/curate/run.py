@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ...datasets.errors import DataError
-from ...datasets.files import write_json
 from ...datasets.manifest import ManifestRow, write_manifest
-from ...datasets.store import Store, StoreMeta, StoreWriter
-from ...domains.satellite.curate import check, dedup, pack, scan
+from ...datasets.store import StoreMeta
+from ...domains.curation import dedup
+from ...domains.satellite.curate import check, pack, scan
 from ...domains.satellite.curate import slice as slicing
 from ...domains.satellite.curate.labels import (
     LabelPlan,
@@ -24,14 +22,13 @@ from ...domains.satellite.curate.labels import (
 )
 from ...domains.satellite.curate.records import SceneFacts, SceneRef
 from ...domains.satellite.sensors import load_sensor
+from .base import refuse_broken
 from .card import CurateReport, show, summarise, write_card
 from .config import CurateConfig
-from .execute import Pool, Stage, claimed, open_pool, result_path, run_stage
+from .execute import Pool, Stage, claimed, open_pool, run_stage
+from .stores import write_stores
 
 __all__ = ["CurateConfig", "CurateReport", "run"]
-
-_NORMALISER_TILES = 20_000  # enough for means; more would only take time
-_CHUNK_TILES = 64
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,8 @@ class Plan:
     def split_by(self) -> dedup.SplitBy:
         """What the parts are made of."""
         has_parts = self.classes is not None and bool(self.classes.splits)
-        return self.config.split or ("table" if has_parts else "geography")
+        wanted = self.config.split or ("table" if has_parts else "geography")
+        return "group" if wanted == "scene" else wanted
 
 
 def run(config: CurateConfig) -> CurateReport:
@@ -107,17 +105,6 @@ def run(config: CurateConfig) -> CurateReport:
     show(report)
     refuse_broken(report, config)
     return report
-
-
-def refuse_broken(report: CurateReport, config: CurateConfig) -> None:
-    """Raise DataError when too many scenes are broken, or nothing is left."""
-    if report.broken_share > config.max_broken_share:
-        reason = f"{report.num_broken} of {report.num_scenes} scenes are broken"
-        remedy = f"see their reasons in {config.out / 'manifest.parquet'}"
-        raise DataError("sources", reason, f"{remedy}, or raise --max-broken-share")
-    if not report.num_kept:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in report.rejected.items())
-        raise DataError("sources", f"no tile was kept ({reasons})", "relax what rejects them")
 
 
 def make_plan(config: CurateConfig) -> Plan:
@@ -235,55 +222,7 @@ def run_pack(
         labels=plan.labels,
     )
     rows, metas = pack.place(rows, scenes, params)
-    clear_stale(out, metas)
     stage = Stage("pack", pack.VERSION, pack.pack_shard, params, "write shards")
-    writers = {name: StoreWriter(out / name, meta) for name, meta in metas.items()}
     units = pack.plan_units(rows, scenes, out, metas)
-    for unit in units:
-        if unit.shard in writers[Path(unit.folder).name].missing():
-            result_path(stage, unit, stages).unlink(missing_ok=True)
-    run_stage(stage, units, stages, pool)
-    for name, writer in writers.items():
-        fit_normaliser(writer.finalise(), [row for row in rows if row.store_group == name])
+    write_stores(out, rows, metas, stage, units, stages, pool)
     return rows, metas
-
-
-def clear_stale(out: Path, metas: Mapping[str, StoreMeta]) -> None:
-    """Remove stores of an earlier run over other files, and the manifest that spoke of them."""
-    import shutil
-
-    stale = [
-        path.parent
-        for mark in ("store.json", "unfinished.json")
-        for path in out.glob(f"*/{mark}")
-        if path.parent.name not in metas or not same_store(path, metas[path.parent.name])
-    ]
-    if stale:
-        (out / "manifest.parquet").unlink(missing_ok=True)
-    for folder in set(stale):
-        shutil.rmtree(folder)
-
-
-def same_store(mark: Path, meta: StoreMeta) -> bool:
-    """Say whether a mark in a folder is that of a store of the same samples."""
-    import json
-
-    return StoreMeta.from_json(json.loads(mark.read_bytes()), mark) == meta
-
-
-def fit_normaliser(store: Store, rows: Sequence[ManifestRow]) -> None:
-    """Fit the normaliser of a store on its training tiles and write it beside the arrays."""
-    from ...domains.domain import get_domain  # brings torch, which nothing else here needs
-
-    path = store.path / "normaliser.json"
-    if path.exists():
-        return
-    train = [row.row or 0 for row in rows if row.split == "train"]
-    chosen = np.array(sorted(train or [row.row or 0 for row in rows]), np.int64)
-    if len(chosen) > _NORMALISER_TILES:
-        places = np.linspace(0, len(chosen) - 1, _NORMALISER_TILES).astype(np.int64)
-        chosen = chosen[places]
-    parts = (store.read(chosen[s : s + _CHUNK_TILES]) for s in range(0, len(chosen), _CHUNK_TILES))
-    chunks = ((part.pixels, part.valid) for part in parts)
-    normaliser = get_domain(store.meta.domain).fit(store.meta, chunks)
-    write_json(path, normaliser.to_dict())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.errors import DataError
-from ...domains.satellite.split import SPLITS
+from ...domains.curation.split import SPLITS
 from .blocks import Block, Code, Facts, Table, Text
 
 _STAGES = ("check", "slice", "dedup", "split", "pack")

@@ -138,3 +138,17 @@ def test_every_column_has_a_meaning() -> None:
     documented = ManifestRow.__doc__ or ""
     for name in manifest_schema().names:
         assert f" {name}: " in documented
+
+
+def test_what_only_some_domains_know_survives(tmp_path: Path) -> None:
+    affine = (1.0, 0, 0, -5, 0, 1, 0, 7, 0, 0, 3.27, 9)
+    volume = ManifestRow(id="v", uri="v.nii", status=KEPT, affine=affine, front=2, depth=8)
+    face = ManifestRow(
+        id="f", uri="f.jpg", status=KEPT, measures={"blur": 0.5}, facts={"consent": "signed"}
+    )
+    path = tmp_path / "manifest.parquet"
+    write_manifest(path, [volume, face])
+    assert manifest_rows(read_manifest(path)) == [face, volume]
+    older = pq.read_table(path).drop(["affine", "measures", "facts"])
+    pq.write_table(older, path)
+    assert [row.measures for row in manifest_rows(read_manifest(path))] == [{}, {}]

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from mimkit.datasets.manifest import KEPT, ManifestRow
-from mimkit.domains.satellite.curate.check import date_in
-from mimkit.domains.satellite.curate.dedup import (
+from mimkit.domains.curation.dedup import (
     DedupParams,
     Leakage,
     SplitBy,
     divide,
     measure_leakage,
 )
-from mimkit.domains.satellite.curate.records import SceneFacts, SceneRef, StageResult
+from mimkit.domains.curation.records import StageResult
+from mimkit.domains.satellite.curate.check import date_in
+from mimkit.domains.satellite.curate.records import SceneFacts, SceneRef
 from mimkit.domains.satellite.curate.slice import (
     SliceParams,
     main_bands,
@@ -141,7 +142,7 @@ def test_official_test_tiles_stay_and_their_look_alikes_in_train_go() -> None:
     assert measure_leakage(done, 4).near_duplicate_pairs == 0
 
 
-@pytest.mark.parametrize("split_by", ["geography", "scene"])
+@pytest.mark.parametrize("split_by", ["geography", "group"])
 def test_tiles_without_position_are_divided_by_scene(split_by: SplitBy) -> None:
     rows = [
         replace(row, id=f"s{i % 12}:{row.id}", group=f"s{i % 12}", lon=None, lat=None)

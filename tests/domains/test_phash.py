@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimkit.domains.satellite.phash import (
+from mimkit.domains.curation.phash import (
     duplicate_groups,
     hamming,
     near_pairs,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mimkit.domains.satellite.split import (
+from mimkit.domains.curation.split import (
     SPLITS,
     Footprints,
     cell_of,

@@ -386,6 +386,6 @@ def test_a_scene_that_changes_meanwhile_is_not_packed(
     def late(*_: object) -> None:
         write_scene(source / "scene0.tif", scene_pixels(99))
 
-    monkeypatch.setattr("mimkit.pipelines.curate.run.clear_stale", late)
+    monkeypatch.setattr("mimkit.pipelines.curate.stores.clear_stale", late)
     with pytest.raises(DataError, match=r"scene0\.tif: changed while it was being curated"):
         curate(source, tmp_path / "out")

@@ -10,7 +10,7 @@ import pytest
 
 from mimkit.core.errors import UsageError
 from mimkit.datasets.errors import DataError
-from mimkit.domains.satellite.curate.records import StageResult
+from mimkit.domains.curation.records import StageResult
 from mimkit.pipelines.curate import execute
 from mimkit.pipelines.curate.execute import Stage, claimed, open_pool, result_path, run_stage
 

@@ -19,6 +19,7 @@ from ....core.errors import UsageError
 from ....datasets.errors import DataError
 from ....datasets.manifest import ManifestRow
 from ....datasets.readers.scene import Scene, Tile
+from ...curation.records import UNREADABLE, StageResult
 from ..sensors import (
     Sensor,
     check_values,
@@ -28,7 +29,7 @@ from ..sensors import (
     sensor_names,
     unnamed,
 )
-from .records import UNREADABLE, SceneFacts, SceneRef, StageResult
+from .records import SceneFacts, SceneRef
 from .tiles import open_ref, scene_uri, with_data
 
 VERSION = 1

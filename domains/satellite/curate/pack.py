@@ -17,8 +17,9 @@ from ....datasets.errors import DataError
 from ....datasets.manifest import KEPT, ManifestRow
 from ....datasets.samples import Sample
 from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
+from ...curation.records import StageResult
 from .labels import LabelPlan, SceneLabels
-from .records import SceneFacts, StageResult
+from .records import SceneFacts
 from .tiles import open_ref, read_tiles, scene_id, scene_uri
 
 VERSION = 1

@@ -1,16 +1,10 @@
-"""What passes between the stages of curation, and how it is kept on disk."""
+"""Scenes as they pass between the stages of curation."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
 from ....datasets.geometry import Geometry
-from ....datasets.manifest import ManifestRow
-
-UNREADABLE = "unreadable"
-"""Status of a file that cannot be opened or read to its end."""
 
 
 @dataclass(frozen=True)
@@ -66,43 +60,3 @@ class SceneFacts:
     def geometry(self) -> Geometry:
         """Position and size."""
         return Geometry(self.crs, self.transform, self.height, self.width)
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What a stage made of one shard.
-
-    Attributes:
-        rows: manifest rows, kept and rejected.
-        output: what the next stage needs besides rows, as plain data.
-        counters: numbers that are added up over shards.
-    """
-
-    rows: tuple[ManifestRow, ...] = ()
-    output: Any = None
-    counters: dict[str, int] = field(default_factory=dict)
-
-    def to_json(self) -> bytes:
-        """Return bytes that `from_json` reads; equal results give equal bytes."""
-        names = [f.name for f in fields(ManifestRow)]
-        plain = {
-            # A list per row: the names once instead of a million times.
-            "columns": names,
-            "rows": [[getattr(row, name) for name in names] for row in self.rows],
-            "output": self.output,
-            "counters": self.counters,
-        }
-        return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
-
-    @staticmethod
-    def from_json(content: bytes) -> StageResult:
-        """Read what `to_json` wrote."""
-        plain = json.loads(content)
-        names = plain["columns"]
-        rows = []
-        for values in plain["rows"]:
-            known = dict(zip(names, values, strict=True))
-            if known["transform"] is not None:
-                known["transform"] = tuple(known["transform"])
-            rows.append(ManifestRow(**known))
-        return StageResult(tuple(rows), plain["output"], plain["counters"])

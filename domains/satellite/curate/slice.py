@@ -15,11 +15,12 @@ import numpy as np
 from ....core.errors import UsageError
 from ....datasets.errors import DataError
 from ....datasets.manifest import KEPT, ManifestRow
-from ..phash import perceptual_hash
+from ...curation.phash import perceptual_hash
+from ...curation.records import UNREADABLE, StageResult
 from ..quality import Quality, measure
 from ..sensors import Sensor
 from .labels import LabelPlan, SceneLabels
-from .records import UNREADABLE, SceneFacts, StageResult
+from .records import SceneFacts
 from .tiles import CutTile, open_ref, read_tiles, scene_uri, tile_id, tile_starts
 
 VERSION = 1

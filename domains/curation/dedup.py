@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from ....datasets.manifest import KEPT, ManifestRow
-from ..phash import duplicate_groups, near_pairs
-from ..split import SPLITS, Footprints, cell_of, draw_splits, min_gap_km, within
+from ...datasets.manifest import KEPT, ManifestRow
+from .phash import duplicate_groups, near_pairs
+from .split import SPLITS, Footprints, cell_of, draw_splits, min_gap_km, within
 
-SplitBy = Literal["geography", "scene", "table"]
+SplitBy = Literal["geography", "group", "table"]
 NearPolicy = Literal["group", "drop", "keep"]
 _WORTH = {"test": 0, "val": 1, "train": 2}  # who keeps a tile that may be in one part only
 
@@ -26,7 +26,8 @@ class DedupParams:
     """How tiles are divided and compared.
 
     Attributes:
-        split_by: "geography" (cells on the ground), "scene" or "table" (official parts).
+        split_by: "geography" (cells on the ground), "group" (scene, patient, identity) or "table"
+            (official parts).
         fractions: share of train, val and test.
         cell_km: side of a cell.
         buffer_km: least distance of train tiles to val and test tiles; 0 forbids shared ground.

@@ -1,0 +1,1 @@
+"""What the curation of every domain shares: records, checksums and look-alikes, parts."""

@@ -1,0 +1,122 @@
+"""What `mimkit curate` can be told in every domain, and how a run ends."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from ...core.errors import UsageError
+from ...datasets.errors import DataError
+from ...domains.curation.phash import MAX_THRESHOLD
+from .card import CurateReport
+
+_EFFICIENCY = ("out", "workers", "scheduler", "max_broken_share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateBase:
+    """Settings that do not depend on what the files show."""
+
+    sources: tyro.conf.Positional[tuple[Path, ...]]
+    """Files and folders."""
+    out: Path
+    """Folder of the new store."""
+
+    pattern: str | None = None
+    """Glob pattern of the files below a source folder, such as "**/*_crop.tif"."""
+    exclude: tuple[str, ...] = ()
+    """Glob patterns of paths below the source that are left out, such as "segmentation/*"."""
+
+    hash_distance: int = 4
+    """Largest number of differing bits, of 64, at which two samples look the same."""
+    near_duplicates: Literal["group", "drop", "keep"] = "group"
+    """Look-alikes: keep them in one part, keep one of them, or only report them."""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of train, val and test."""
+    seed: int = 0
+    """Seed of the split."""
+
+    collection: str | None = None
+    """Name of the collection, for the manifest."""
+    licence: str | None = None
+    """Licence of the pixels, for the manifest and the card."""
+
+    max_broken_share: float = 0.2
+    """End with exit code 1 when a larger share of the files is broken; all is written anyway."""
+    workers: int | None = None
+    """Processes; 0 or 1 works in this one; left out: as many as there are cores, for large jobs.
+    The result is the same for any number."""
+    scheduler: str | None = None
+    """Address of a dask scheduler to use instead; its workers must see the same folders."""
+
+    def __post_init__(self) -> None:
+        """Check that the numbers make sense.
+
+        Raises:
+            UsageError: naming field, value and fix.
+        """
+        for name, value, fine, remedy in self.checks():
+            if not fine:
+                raise UsageError(name, f"is {value!r}", remedy)
+
+    def checks(self) -> list[tuple[str, Any, bool, str]]:
+        """Return (field, value, whether it is fine, remedy) of every number with limits."""
+        return [
+            ("sources", self.sources, bool(self.sources), "name at least one file or folder"),
+            (
+                "hash_distance",
+                self.hash_distance,
+                0 <= self.hash_distance <= MAX_THRESHOLD,
+                f"use 0 to {MAX_THRESHOLD}",
+            ),
+            (
+                "fractions",
+                self.fractions,
+                min(self.fractions) >= 0 and 0 < self.fractions[0] < math.inf,
+                "use shares of train, val, test such as 0.8 0.1 0.1",
+            ),
+            self.share("max_broken_share"),
+            ("workers", self.workers, self.workers is None or self.workers >= 0, "use 0 or more"),
+        ]
+
+    def share(self, name: str) -> tuple[str, Any, bool, str]:
+        """Return the check of a field that holds a share."""
+        value = getattr(self, name)
+        return name, value, 0 <= value <= 1, "use a share from 0 to 1"
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that change results, as plain data."""
+        from ...core.config_tree import to_plain
+
+        plain: dict[str, Any] = {
+            name: str(value) if isinstance(value, Path) else to_plain(value)
+            for name, value in vars(self).items()
+            if name not in _EFFICIENCY
+        }
+        plain["sources"] = [str(source.resolve()) for source in self.sources]
+        return plain
+
+    def num_workers(self, num_bytes: int) -> int:
+        """Return how many processes to use for sources of so many bytes."""
+        if self.workers is not None:
+            return self.workers
+        cores = os.cpu_count() or 1
+        # Starting processes takes seconds, in which one alone reads some hundred megabytes.
+        return cores if num_bytes > 512 << 20 else 1
+
+
+def refuse_broken(report: CurateReport, config: CurateBase) -> None:
+    """Raise DataError when too many files are broken, or nothing is left."""
+    files, samples = report.nouns
+    if report.broken_share > config.max_broken_share:
+        reason = f"{report.num_broken} of {report.num_scenes} {files} are broken"
+        remedy = f"see their reasons in {config.out / 'manifest.parquet'}"
+        raise DataError("sources", reason, f"{remedy}, or raise --max-broken-share")
+    if not report.num_kept:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in report.rejected.items())
+        raise DataError("sources", f"no {samples[:-1]} was kept ({reasons})", "relax what rejects")
