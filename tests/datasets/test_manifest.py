@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mimkit.datasets import DataError
 from mimkit.datasets.geometry import Geometry
 from mimkit.datasets.manifest import (
+    KEPT,
     ManifestRow,
     count_by,
     kept_rows,
@@ -141,7 +142,7 @@ def test_every_column_has_a_meaning() -> None:
 
 
 def test_what_only_some_domains_know_survives(tmp_path: Path) -> None:
-    affine = (1.0, 0, 0, -5, 0, 1, 0, 7, 0, 0, 3.27, 9)
+    affine = (1.0, 0.0, 0.0, -5.0, 0.0, 1.0, 0.0, 7.0, 0.0, 0.0, 3.27, 9.0)
     volume = ManifestRow(id="v", uri="v.nii", status=KEPT, affine=affine, front=2, depth=8)
     face = ManifestRow(
         id="f", uri="f.jpg", status=KEPT, measures={"blur": 0.5}, facts={"consent": "signed"}
