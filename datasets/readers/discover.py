@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 from ..errors import DataError
 from .array_spec import ArraySpec
 from .arrays import ARRAY_SUFFIXES, num_times
+from .folders import find_files
 from .names import BandFile, band_file
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".jp2", ".jpg", ".jpeg", ".png", ".img")
@@ -77,50 +76,14 @@ def discover_scenes(
         DataError: when the folder does not exist or one below it cannot be read.
     """
     root = Path(root)
-    if not root.exists():
-        raise DataError(root, "does not exist", "check the path")
+    files = find_files(root, _is_scene_file, patterns, exclude)
     if not root.is_dir():
         return _named(_expanded([(root,)], spec), root.parent)
-    files = [
-        path
-        for path in _walk(root)
-        if _wanted(path.relative_to(root).as_posix(), patterns, exclude)
-    ]
     return _named(_expanded(_grouped(files), spec), root)
-
-
-def _walk(root: Path) -> list[Path]:
-    """Return all files with a known suffix; links are followed, each folder is entered once."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for folder, below, names in os.walk(root, onerror=_unreadable, followlinks=True):
-        real = os.path.realpath(folder)
-        below[:] = [] if real in seen else sorted(n for n in below if not n.startswith("."))
-        if real not in seen:
-            known = (n for n in sorted(names) if not n.startswith("."))
-            found.extend(Path(folder, n) for n in known if _is_scene_file(n))
-        seen.add(real)
-    return found
 
 
 def _is_scene_file(name: str) -> bool:
     return PurePath(name).suffix.lower() in (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
-
-
-def _unreadable(error: OSError) -> None:
-    remedy = "check its rights, or leave it out"
-    raise DataError(error.filename, f"cannot be searched ({error.strerror})", remedy) from error
-
-
-def _wanted(path: str, patterns: Sequence[str], exclude: Sequence[str]) -> bool:
-    included = not patterns or any(_matches(path, pattern) for pattern in patterns)
-    return included and not any(_matches(path, pattern) for pattern in exclude)
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatch(path, pattern) or (
-        pattern.startswith("**/") and fnmatch(path, pattern.removeprefix("**/"))
-    )
 
 
 def _grouped(files: Sequence[Path]) -> list[tuple[Path, ...]]:
