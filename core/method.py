@@ -260,7 +260,7 @@ class Method(nn.Module):
     def encoder_flops(self) -> int:
         """Return the FLOP of one view's pass through the encoder."""
         if self.corruption is None:
-            return self.encoder.forward_flops(self.num_encoded)
+            return self.encoder.visible_flops(self.num_encoded)
         return self.corruption.encoder_flops(self.encoder, self.grid)
 
     def after_step(self, progress: Progress) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from math import prod
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from ..errors import UsageError
 from ..grid import Grid
 from ..layers import Block, init_transformer
 from ..masking.plan import MaskPlan
+from ..places import cell_plan, cells_of
 from ..regions import region_shape, region_sum
 from .contract import Predictor
 from .trunk import JointTrunk
@@ -31,6 +33,8 @@ class LayerReader(nn.Module):
         tap: encoder block whose raw output is read; -1 for the final features, normed already.
         num_prefix: class and register tokens of the encoder; they take part without position.
         mlp_ratio: hidden width of the MLP over the width.
+        side: cells per side of a token in the layer, where that is finer than tokens are; those of
+            a token side by side and in raster order.
 
     Raises:
         UsageError: for a depth below one.
@@ -46,14 +50,19 @@ class LayerReader(nn.Module):
         tap: int,
         num_prefix: int = 1,
         mlp_ratio: float = 4.0,
+        side: int = 1,
     ) -> None:
         super().__init__()
         if depth < 1:
             raise UsageError(f"decoder.depth {depth}", "is below 1", "use 1 or more")
-        self.num_tokens, self.num_prefix = grid.num_tokens + num_prefix, num_prefix
+        cells = Grid(
+            tuple(n * side for n in grid.shape), tuple(p // side for p in grid.patch), grid.channels
+        )
+        self.num_tokens, self.num_prefix = cells.num_tokens + num_prefix, num_prefix
         self.grid, self.dim, self.mlp_ratio, self.tap = grid, dim, mlp_ratio, tap
+        self.parts = (side,) * grid.ndim
         self.tap_norm = None if tap < 0 else nn.LayerNorm(encoder_dim, eps=1e-6)
-        self.trunk = JointTrunk(grid, encoder_dim, dim, num_prefix)
+        self.trunk = JointTrunk(cells, encoder_dim, dim, num_prefix)
         self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         init_transformer(self.blocks)
@@ -63,6 +72,11 @@ class LayerReader(nn.Module):
         """Encoder blocks whose raw output is read."""
         return () if self.tap < 0 else (self.tap,)
 
+    @property
+    def num_cells(self) -> int:
+        """Cells of a token."""
+        return prod(self.parts)
+
     def layer(self, features: Features) -> Float[Tensor, "b t d"]:
         """Return the normed layer that is read, prefix tokens in front."""
         tokens = features.context(self.tap)
@@ -71,7 +85,13 @@ class LayerReader(nn.Module):
     def forward(
         self, features: Features, plan: MaskPlan, index: Int[Tensor, "b q"] | None = None
     ) -> Float[Tensor, "b q w"]:
-        """Return decoded tokens at `index`; all tokens of the grid without it."""
+        """Return the decoded cells of tokens at `index`; of the whole grid in raster order without.
+
+        The cells of a token are side by side and in raster order.
+        """
+        if self.num_cells > 1:
+            plan = cell_plan(plan, self.grid.shape, self.parts)
+            index = None if index is None else cells_of(index, self.grid.shape, self.parts)
         x = self.trunk(replace(features, sequence=self.layer(features)), plan)
         readable = plan.present(self.num_prefix)
         for block in self.blocks[:-1]:
@@ -82,6 +102,8 @@ class LayerReader(nn.Module):
 
     def forward_flops(self, num_context: int, num_wanted: int | None = None) -> int:
         """Return the FLOP of one sample's forward; all tokens are wanted by default."""
+        num_context = (num_context - self.num_prefix) * self.num_cells + self.num_prefix
+        num_wanted = None if num_wanted is None else num_wanted * self.num_cells
         one = flops.block(self.num_tokens, self.dim, self.mlp_ratio)
         last = flops.block(self.num_tokens, self.dim, self.mlp_ratio, num_wanted)
         return self.trunk.forward_flops(num_context) + (len(self.blocks) - 1) * one + last
@@ -112,7 +134,8 @@ class CellDecoder(Predictor):
 
     Args:
         reader: gives decoded tokens.
-        num_doublings: 0 for one cell per token, 1 for two per axis, 2 for four.
+        num_doublings: 0 for the cells of the layer that is read (one per token, if it is not finer
+            than tokens), 1 for two of each per axis, 2 for four.
         out_dim: numbers predicted per cell.
 
     Raises:
@@ -140,19 +163,22 @@ class CellDecoder(Predictor):
 
         The numbers of a token are ordered (number, cell), cells in raster order and fastest.
         """
-        x = self.reader(features, plan, plan.predict if index is None else index)[:, :, None]
+        reader, rank, steps = self.reader, self.rank, len(self.doublings)
+        x = reader(features, plan, plan.predict if index is None else index)
+        x = x.unflatten(1, (-1, reader.num_cells))
         for step, double in enumerate(self.doublings):
             if step:
                 x = nn.functional.gelu(self.norms[step - 1](x))
             x = double(x)
-        rank, steps = self.rank, len(self.doublings)
-        x = self.head(x).unflatten(2, (*(2,) * (rank * steps), 1))
-        cells = [2 + step * rank + axis for axis in range(rank) for step in range(steps)]
+        # Every doubling cuts the cells of the one before, all of them those of the layer.
+        x = self.head(x).unflatten(2, (*reader.parts, *(2,) * (rank * steps), 1))
+        cells = [2 + step * rank + axis for axis in range(rank) for step in range(1 + steps)]
         return x.permute(0, 1, x.ndim - 1, *cells, x.ndim - 2).flatten(2)
 
     def forward_flops(self, num_context: int, num_predict: int) -> int:
         """Return the FLOP of one sample's forward; cells of other tokens cost nothing."""
-        total, num_cells = self.reader.forward_flops(num_context, num_predict), num_predict
+        total = self.reader.forward_flops(num_context, num_predict)
+        num_cells = num_predict * self.reader.num_cells
         for step in range(len(self.doublings)):
             num_cells *= 2**self.rank
             total += flops.linear(num_cells, self.reader.dim >> step, self.reader.dim >> (step + 1))

@@ -179,6 +179,13 @@ class Encoder(nn.Module, ABC):
     def forward_flops(self, num_tokens: int) -> int:
         """Return the FLOP of encoding tokens of one sample, embedding included."""
 
+    def visible_flops(self, num_visible: int) -> int:
+        """Return the FLOP of encoding visible tokens of one sample while all others are dropped.
+
+        By default as many tokens of a whole grid cost the same.
+        """
+        return self.forward_flops(num_visible)
+
     def encode(
         self,
         images: Float[Tensor, "b c *s"],

@@ -23,13 +23,17 @@ from ..tokens import take
 from .contract import Encoder, Features, Pass
 from .swin_blocks import (
     CosineAttention,
+    Neighbourhood,
     PatchMerging,
+    Stem,
     SwinBlock,
     TableAttention,
+    WholeWindows,
     WindowAttention,
-    group_pairs,
+    any_part,
+    init_blocks,
 )
-from .vit import PatchEmbed
+from .swin_sparse import SeenCells, attention_flops
 from .windows import Windows
 
 
@@ -119,19 +123,6 @@ class SwinConfig:
                 )
 
 
-class Stem(PatchEmbed):
-    """Patch embedding and its norm."""
-
-    def __init__(self, grid: Grid, config: SwinConfig) -> None:
-        super().__init__(grid, config.embed_dim)
-        self.norm = nn.LayerNorm(config.embed_dim, eps=config.eps) if config.patch_norm else None
-
-    def forward(self, patches: Float[Tensor, "b v p"]) -> Float[Tensor, "b v d"]:
-        """Embed patches in `patchify`'s order."""
-        x = super().forward(patches)
-        return x if self.norm is None else self.norm(x)
-
-
 class Stage(nn.Module):
     """Blocks on one grid, and the merging into the next.
 
@@ -177,57 +168,75 @@ class Stage(nn.Module):
         reach = None if trained is None else (trained[number],) * len(self.reach)
         return CosineAttention(self.dim, self.reach, heads, config.qkv_bias, reach)
 
-    def forward(
-        self, x: Float[Tensor, "b *s d"], readable: Bool[Tensor, "b *s"] | None
-    ) -> Float[Tensor, "b *s d"]:
-        """Run the blocks; merging is left to the caller, who may want the map before it."""
-        ways, cells = [], x.shape[1:-1]
+    def windows(self, cells: tuple[int, ...]) -> list[Windows]:
+        """Return how even and odd blocks cut a grid into windows."""
         may_shift = not self.square or min(cells) > self.reach[0]
-        for shifted in (False, may_shift):
-            windows = Windows.fit(cells, self.reach, shifted=shifted)
-            ways.append((windows, windows.allowed(readable, x.device)))
+        return [Windows.fit(cells, self.reach, shifted=shift) for shift in (False, may_shift)]
+
+    def forward(
+        self, x: Float[Tensor, "b *s d"], around: Sequence[Neighbourhood]
+    ) -> Float[Tensor, "b *s d"]:
+        """Run the blocks; merging is left to the caller, who may want the map before it.
+
+        Args:
+            x: cells.
+            around: who reads whom, in even and in odd blocks.
+        """
         for number, block in enumerate(self.blocks):
             if self.checkpoint and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, *ways[number % 2], use_reentrant=False)
+                x = checkpoint(block, x, around[number % 2], use_reentrant=False)
             else:
-                x = block(x, *ways[number % 2])
+                x = block(x, around[number % 2])
         return x
 
-    def forward_flops(self, grid: tuple[int, ...]) -> int:
-        """Return the FLOP of one sample: padded cells take part in attention, not in the MLP."""
-        windows, cells = Windows.fit(grid, self.reach, shifted=False), prod(grid)
-        one = windows.num_windows * flops.self_attention(windows.num_cells, self.dim)
-        total = len(self.blocks) * (one + flops.mlp(cells, self.dim, self.mlp_ratio))
+    def forward_flops(self, grid: tuple[int, ...], num_seen: int | None = None) -> int:
+        """Return the FLOP of one sample; padded cells take part in attention, not in the MLP.
+
+        Args:
+            grid: cells per axis.
+            num_seen: visible cells, where the others are not computed.
+        """
+        windows = self.windows(grid)[0]
+        if num_seen is None:
+            num, merged = prod(grid), prod(-(-n // 2) for n in grid)
+            one = windows.num_windows * flops.self_attention(windows.num_cells, self.dim)
+        else:
+            num, merged = num_seen, num_seen // 2 ** len(grid)
+            one = attention_flops(num_seen, windows.num_cells, self.dim)
+        total = len(self.blocks) * (one + flops.mlp(num, self.dim, self.mlp_ratio))
         if self.downsample is not None:
-            merged = prod(-(-n // 2) for n in grid)
             total += flops.linear(merged, 2 ** len(grid) * self.dim, 2 * self.dim)
         return total
 
 
 class Swin(Encoder):
-    """Hierarchical transformer on the whole grid of small patches inside a plan's tokens.
+    """Hierarchical transformer on the small patches inside a plan's tokens.
 
-    Hidden tokens are replaced by a corruption; it does not drop them. The last map has one cell per
-    `stride` pixels, so a cell may hold several tokens. Taps are stages, their maps taken after
-    merging. Cells without any data are never read by others, whatever is in them.
+    Hidden tokens are replaced by a corruption, or dropped and never computed. The last map has one
+    cell per `stride` pixels, so a cell may hold several tokens, unless hidden ones are dropped.
+    Taps are stages, their maps taken after merging. Cells without any data are never read by
+    others, whatever is in them.
 
     Args:
         grid: geometry of the tokens, for which windows are chosen.
         config: architecture.
+        released_places: see `SeenCells.released`.
 
     Raises:
         UsageError: when numbers do not fit each other, see `SwinConfig.check`.
     """
 
-    def __init__(self, grid: Grid, config: SwinConfig) -> None:
+    def __init__(self, grid: Grid, config: SwinConfig, *, released_places: bool = False) -> None:
         super().__init__()
         config.check(grid.patch)
         self.grid, self.config, self.depth = grid, config, len(config.depths)
+        self.released_places = released_places
         self.embed_dim = config.embed_dim * 2 ** (self.depth - 1)
         self.num_heads = config.num_heads
         self.split = tuple(size // config.stem_size for size in grid.patch)
         stem = Grid(self.stem_shape(grid.shape), (config.stem_size,) * grid.ndim, grid.channels)
-        self.patch_embed = Stem(stem, config)
+        norm = nn.LayerNorm(config.embed_dim, eps=config.eps) if config.patch_norm else None
+        self.patch_embed = Stem(stem, config.embed_dim, norm)
         count = sum(config.depths)
         rates = iter([config.drop_path * i / max(count - 1, 1) for i in range(count)])
         cells = self.stage_shapes(grid.shape)
@@ -236,7 +245,8 @@ class Swin(Encoder):
             for number, depth in enumerate(config.depths)
         )
         self.norm = nn.LayerNorm(self.embed_dim, eps=config.eps)
-        init_swin(self, post_norm=config.version == 2)
+        init_blocks(self.layers, post_norm=config.version == 2)
+        self.patch_embed.proj.reset_parameters()
 
     @property
     def stages(self) -> Iterator[Stage]:
@@ -286,21 +296,24 @@ class Swin(Encoder):
         There are no positions, so a token is embedded alike in a grid of any shape.
         """
         tokens = patches if index is None else take(patches, index)
+        return self.embed_cells(tokens).unflatten(1, (tokens.shape[1], -1)).mean(dim=2)
+
+    def embed_cells(self, tokens: Float[Tensor, "b v p"]) -> Float[Tensor, "b n d"]:
+        """Embed the small patches of tokens, those of a token side by side."""
         alone = self.cut(tokens.flatten(0, 1)[:, None], (1,) * self.grid.ndim)
-        return self.patch_embed(alone.flatten(1, -2)).mean(dim=1).unflatten(0, tokens.shape[:2])
+        return self.patch_embed(alone.flatten(1, -2)).unflatten(0, tokens.shape[:2]).flatten(1, 2)
 
     def run(self, patches: Float[Tensor, "b n p"], wanted: Pass) -> Features:
-        """Encode the whole grid.
+        """Encode the whole grid, or visible tokens alone.
+
+        The maps of visible tokens have the cells of one token side by side, tokens in the plan's
+        order.
 
         Raises:
-            UsageError: when tokens are to be dropped.
+            UsageError: when tokens that are smaller than a cell of the last map are to be dropped.
         """
         if wanted.index is not None:
-            raise UsageError(
-                "a plan without a corruption",
-                "asks Swin to drop tokens, and its windows need the whole grid",
-                "give the method a corruption such as MaskToken",
-            )
+            return self._run_seen(patches, wanted, wanted.index)
         shape, readable = wanted.shape, None
         if wanted.readable is not None:
             # What a token without data holds must not reach its neighbours through merging.
@@ -311,7 +324,9 @@ class Swin(Encoder):
         x = _corrupted(wanted, 0, x.unflatten(1, self.stem_shape(shape)), hidden)
         kept = {}
         for number, stage in enumerate(self.stages):
-            x = stage(_corrupted(wanted, number + 1, x, hidden), readable)
+            ways = stage.windows(tuple(x.shape[1:-1]))
+            around = [WholeWindows(way, way.allowed(readable, x.device)) for way in ways]
+            x = stage(_corrupted(wanted, number + 1, x, hidden), around)
             if stage.downsample is not None:
                 x = stage.downsample(x)
                 readable = None if readable is None else any_part(readable)
@@ -321,6 +336,31 @@ class Swin(Encoder):
         x = x.flatten(1, -2)
         x = x if wanted.neck is None else wanted.neck(x, kept)
         return Features(self.norm(x), 0, kept, None if readable is None else readable.flatten(1))
+
+    def _run_seen(
+        self, patches: Float[Tensor, "b n p"], wanted: Pass, index: Int[Tensor, "b v"]
+    ) -> Features:
+        if self.grid.patch != (self.config.stride,) * self.grid.ndim:
+            raise UsageError(
+                f"patch_size {self.config.patch_size}",
+                f"is less than the encoder's stride of {self.config.stride}, so its last stage "
+                "would mix visible and hidden tokens, and hidden ones cannot be dropped",
+                "use the stride as patch_size, or give the method a corruption such as MaskToken",
+            )
+        tokens, kept = take(patches, index), {}
+        if wanted.readable is not None:
+            tokens = tokens.masked_fill(~wanted.readable[..., None], 0.0)
+        seen = SeenCells(index, wanted.shape, self.split, wanted.readable, self.released_places)
+        x, shapes = self.embed_cells(tokens), self.stage_shapes(wanted.shape)
+        for number, stage in enumerate(self.stages):
+            ways = stage.windows(shapes[number])
+            x = stage(x, [seen.neighbours(windows, stage.reach, number) for windows in ways])
+            if stage.downsample is not None:
+                x = seen.merge(stage.downsample, x, number)
+            if number in wanted.taps:
+                kept[number] = x
+        x = x if wanted.neck is None else wanted.neck(x, kept)
+        return Features(self.norm(x), 0, kept, wanted.readable)
 
     def embed_flops(self, num_tokens: int) -> int:
         """Return the FLOP of embedding tokens of one sample."""
@@ -334,6 +374,14 @@ class Swin(Encoder):
         cells = self.stage_shapes(self.grid.shape)
         body = sum(stage.forward_flops(cells[i]) for i, stage in enumerate(self.stages))
         return self.embed_flops(num_tokens) + body * num_tokens // self.grid.num_tokens
+
+    def visible_flops(self, num_visible: int) -> int:
+        """Return the FLOP of encoding visible tokens of one sample and no others."""
+        shapes, total = self.stage_shapes(self.grid.shape), self.embed_flops(num_visible)
+        for number, stage in enumerate(self.stages):
+            num_cells = num_visible * prod(n >> number for n in self.split)
+            total += stage.forward_flops(shapes[number], num_cells)
+        return total
 
 
 def _extra_norm(config: SwinConfig, index: int, depth: int) -> bool:
@@ -349,28 +397,3 @@ def _corrupted(
         return x
     changed = replace(wanted, hidden=hidden.flatten(1)).corrupted(layer, x.flatten(1, -2))
     return changed.unflatten(1, x.shape[1:-1])
-
-
-def any_part(mask: Bool[Tensor, "b *s"]) -> Bool[Tensor, "b *t"]:
-    """Return whether something is true of any part of a merged cell."""
-    return group_pairs(mask[..., None].float()).amax(dim=-1) > 0
-
-
-def init_swin(encoder: Swin, *, post_norm: bool) -> None:
-    """Initialise as published: truncated normal linears, zero biases (simmim.md, "Initialisation").
-
-    Args:
-        encoder: is changed in place; its patch convolution keeps torch's default.
-        post_norm: norms behind the branches start at zero, so that a new block changes nothing
-            (data-scaling.md).
-    """
-    for part in encoder.layers.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.trunc_normal_(part.weight, std=0.02)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-        if isinstance(part, SwinBlock) and post_norm:
-            for norm in (part.norm1, part.norm2):
-                nn.init.zeros_(norm.weight)
-                nn.init.zeros_(norm.bias)
-    encoder.patch_embed.proj.reset_parameters()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from math import log, prod
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..grid import Grid
 from ..layers import DropPath, Mlp
+from .vit import PatchEmbed
 from .windows import Windows, offset_index, offsets
 
 _BIAS_SCALE, _COORDINATE_SCALE, _HIDDEN, _MAX_LOGIT_SCALE = 16.0, 8.0, 512, log(100.0)
@@ -53,28 +57,65 @@ class WindowAttention(nn.Module, ABC):
         """Return queries and keys as they are multiplied, and the factor of the products."""
         return q, k, None
 
-    def forward(
-        self, x: Float[Tensor, "b w n d"], windows: Windows, allowed: Tensor | None
-    ) -> Float[Tensor, "b w n d"]:
-        """Let cells read those that they are allowed to.
+    def split(
+        self, x: Float[Tensor, "m n d"]
+    ) -> tuple[Float[Tensor, "m h n e"], Float[Tensor, "m h n e"], Float[Tensor, "m h n e"]]:
+        """Return queries, keys and values per head."""
+        qkv = self.project(x).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
 
-        Args:
-            x: cells of every window.
-            windows: how the grid was cut.
-            allowed: see `Windows.allowed`.
-        """
-        mask = self.bias(windows.size, x.device)[None]
+    def read(
+        self,
+        q: Float[Tensor, "m h q e"],
+        k: Float[Tensor, "m h k e"],
+        v: Float[Tensor, "m h k e"],
+        mask: Float[Tensor, "#m #h q k"],
+        scale: float | None,
+    ) -> Float[Tensor, "m h q e"]:
+        """Attend with what `compare` returned and a mask that holds the bias."""
+        return functional.scaled_dot_product_attention(
+            q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask.to(v.dtype), scale=scale
+        )
+
+    def forward(self, x: Float[Tensor, "b *s d"], around: Neighbourhood) -> Tensor:
+        """Let cells read each other."""
+        return around.mix(self, x)
+
+
+@runtime_checkable
+class Neighbourhood(Protocol):
+    """Which cells of a map read each other."""
+
+    def mix(self, attention: WindowAttention, x: Tensor) -> Tensor:
+        """Return what each cell has read."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeWindows:
+    """All cells of a grid read those of their window.
+
+    Args:
+        windows: how the grid is cut.
+        allowed: see `Windows.allowed`.
+    """
+
+    windows: Windows
+    allowed: Bool[Tensor, "c w n n"] | None
+
+    def mix(self, attention: WindowAttention, x: Float[Tensor, "b *s d"]) -> Tensor:
+        """Cut the grid into windows, let their cells read each other, and put them back."""
+        x, allowed = self.windows.cut(x), self.allowed
+        mask = attention.bias(self.windows.size, x.device)[None]
         if allowed is not None:
             closed = torch.zeros(allowed.shape, device=x.device).masked_fill(~allowed, -torch.inf)
             mask = mask + closed[:, :, None]
             mask = mask.expand(len(x), *mask.shape[1:]).flatten(0, 1)
-        qkv = self.project(x.flatten(0, 1)).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        q, k, scale = self.compare(q, k)
-        out = functional.scaled_dot_product_attention(
-            q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask.to(v.dtype), scale=scale
-        )
-        return self.proj(out.transpose(1, 2).flatten(2)).unflatten(0, x.shape[:2])
+        q, k, v = attention.split(x.flatten(0, 1))
+        q, k, scale = attention.compare(q, k)
+        out = attention.read(q, k, v, mask, scale).transpose(1, 2).flatten(2)
+        return self.windows.join(attention.proj(out).unflatten(0, x.shape[:2]))
 
 
 class TableAttention(WindowAttention):
@@ -158,6 +199,19 @@ class CosineAttention(WindowAttention):
         return functional.normalize(q, dim=-1) * scale, functional.normalize(k, dim=-1), 1.0
 
 
+class Stem(PatchEmbed):
+    """Patch embedding and its norm, if there is one."""
+
+    def __init__(self, grid: Grid, embed_dim: int, norm: nn.LayerNorm | None) -> None:
+        super().__init__(grid, embed_dim)
+        self.norm = norm
+
+    def forward(self, patches: Float[Tensor, "b v p"]) -> Float[Tensor, "b v d"]:
+        """Embed patches in `patchify`'s order."""
+        x = super().forward(patches)
+        return x if self.norm is None else self.norm(x)
+
+
 class SwinBlock(nn.Module):
     """Window attention, then an MLP, each with a residual.
 
@@ -191,29 +245,20 @@ class SwinBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim, eps=eps) if extra_norm else None
         self.post_norm = post_norm
 
-    def forward(
-        self, x: Float[Tensor, "b *s d"], windows: Windows, allowed: Tensor | None
-    ) -> Float[Tensor, "b *s d"]:
-        """Update every cell of the grid.
+    def forward(self, x: Float[Tensor, "b *s d"], around: Neighbourhood) -> Tensor:
+        """Update every cell.
 
         Args:
-            x: cells of the grid.
-            windows: how the grid is cut.
-            allowed: see `Windows.allowed`.
+            x: cells of the grid, or those that are seen.
+            around: which of them read each other.
         """
         if self.post_norm:
-            x = x + self.drop_path(self.norm1(self.mix(x, windows, allowed)))
+            x = x + self.drop_path(self.norm1(self.attn(x, around)))
             x = x + self.drop_path(self.norm2(self.mlp(x)))
         else:
-            x = x + self.drop_path(self.mix(self.norm1(x), windows, allowed))
+            x = x + self.drop_path(self.attn(self.norm1(x), around))
             x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x if self.norm3 is None else self.norm3(x)
-
-    def mix(
-        self, x: Float[Tensor, "b *s d"], windows: Windows, allowed: Tensor | None
-    ) -> Float[Tensor, "b *s d"]:
-        """Attend inside windows."""
-        return windows.join(self.attn(windows.cut(x), windows, allowed))
 
 
 def group_pairs(grid: Float[Tensor, "b *s d"]) -> Float[Tensor, "b *t e"]:
@@ -256,3 +301,27 @@ class PatchMerging(nn.Module):
         if self.post_norm:
             return self.norm(self.reduction(x))
         return self.reduction(self.norm(x))
+
+
+def any_part(mask: Bool[Tensor, "b *s"]) -> Bool[Tensor, "b *t"]:
+    """Return whether something is true of any part of a merged cell."""
+    return group_pairs(mask[..., None].float()).amax(dim=-1) > 0
+
+
+def init_blocks(layers: nn.Module, *, post_norm: bool) -> None:
+    """Initialise as published: truncated normal linears, zero biases (simmim.md, "Initialisation").
+
+    Args:
+        layers: stages; changed in place.
+        post_norm: norms behind the branches start at zero, so that a new block changes nothing
+            (data-scaling.md).
+    """
+    for part in layers.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        if isinstance(part, SwinBlock) and post_norm:
+            for norm in (part.norm1, part.norm2):
+                nn.init.zeros_(norm.weight)
+                nn.init.zeros_(norm.bias)

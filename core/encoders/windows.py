@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from ..places import ravel, unravel
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -98,6 +100,20 @@ class Windows:
         rolled = Windows(self.padded, self.size, (0,) * len(self.size))
         return rolled.cut(label.reshape(1, *self.padded, 1))[0, :, :, 0]
 
+    def number(self, place: Int[Tensor, "*b r"]) -> Int[Tensor, "*b"]:
+        """Return the window of cells, as if windows at the border were cut and did not wrap.
+
+        Args:
+            place: coordinates of the cells before the grid is rolled.
+        """
+        index = torch.zeros_like(place[..., 0])
+        for axis, (length, size, shift) in enumerate(
+            zip(self.padded, self.size, self.shift, strict=True)
+        ):
+            own = (place[..., axis] + (size - shift) % size) // size
+            index = index * (length // size + 1) + own
+        return index
+
     def allowed(
         self, readable: Bool[Tensor, "b *s"] | None, device: torch.device
     ) -> Bool[Tensor, "c w n n"] | None:
@@ -142,10 +158,20 @@ def offset_index(
         reach: window that the rows were made for, at least `size`.
         device: of the result.
     """
-    axes = [torch.arange(w, device=device) for w in size]
-    cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
-    index = torch.zeros(len(cells), len(cells), dtype=torch.long, device=device)
-    for axis, width in enumerate(reach):
-        step = cells[:, None, axis] - cells[None, :, axis]
-        index = index * (2 * width - 1) + step + width - 1
-    return index
+    cells = unravel(torch.arange(prod(size), device=device), size)
+    return pair_index(cells, cells, reach)
+
+
+def pair_index(
+    queries: Int[Tensor, "*b q r"], keys: Int[Tensor, "*b k r"], reach: Sequence[int]
+) -> Int[Tensor, "*b q k"]:
+    """Return which row of `offsets(reach)` is the difference of any two cells, query minus key.
+
+    Args:
+        queries: coordinates of cells that read.
+        keys: coordinates of cells that are read.
+        reach: window that the rows were made for; larger differences are cut to it.
+    """
+    steps = queries[..., :, None, :] - keys[..., None, :, :]
+    most = torch.tensor([w - 1 for w in reach], device=steps.device)
+    return ravel(steps.clamp(-most, most) + most, [2 * w - 1 for w in reach])

@@ -44,16 +44,25 @@ class RandomMask:
     Args:
         num_visible: tokens that are seen.
         num_predict: tokens that are predicted, from the rest.
+        shared: give all rows of a batch the same mask (localmim.md, "Swin", step 1), as far as
+            their tokens hold data.
     """
 
     num_visible: int
     num_predict: int
+    shared: bool = False
 
     def __call__(self, context: Context) -> MaskPlan:
         """Draw one noise value per token."""
-        noise = context.noise.uniform("mask", context.patches.shape[:2])
-        score = -noise.to(context.patches.device)
-        return plan_from_scores(score, self.num_visible, self.num_predict, absent=context.absent)
+        batch, num_tokens = context.patches.shape[:2]
+        noise = context.noise.uniform("mask", (1 if self.shared else batch, num_tokens))
+        score, absent = -noise.to(context.patches.device), context.absent
+        if self.shared and absent is not None:
+            score = score.expand(batch, -1)
+        plan = plan_from_scores(score, self.num_visible, self.num_predict, absent=absent)
+        if len(plan.visible) == batch:
+            return plan
+        return MaskPlan(plan.visible.expand(batch, -1), plan.predict.expand(batch, -1))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 
 import pytest
@@ -12,10 +13,14 @@ from torch.nn import functional
 
 from mimkit.core.encoders.contract import Pass
 from mimkit.core.encoders.swin import Stage, Swin, SwinConfig
-from mimkit.core.encoders.swin_blocks import CosineAttention, TableAttention
+from mimkit.core.encoders.swin_blocks import CosineAttention, TableAttention, WholeWindows
+from mimkit.core.encoders.swin_sparse import SeenCells, attention_flops, run_length
 from mimkit.core.encoders.windows import Windows
 from mimkit.core.errors import UsageError
 from mimkit.core.grid import Grid, patchify
+from mimkit.core.masking.plan import MaskPlan
+from mimkit.core.places import cells_of
+from mimkit.core.tokens import membership, take
 
 VERSIONS = (1, 2)
 
@@ -27,6 +32,12 @@ def encoder(config: SwinConfig, size: tuple[int, ...] = (32, 48), channels: int 
         if "norm" in name:  # those of version 2 start at zero, which would hide everything
             torch.nn.init.normal_(parameter, std=0.5)
     return model.eval()
+
+
+def whole(stage: Stage, x: torch.Tensor) -> list[WholeWindows]:
+    """Return the windows of even and odd blocks on a grid that holds data everywhere."""
+    ways = stage.windows(tuple(x.shape[1:-1]))
+    return [WholeWindows(w, w.allowed(None, x.device)) for w in ways]
 
 
 def pixels(model: Swin, num: int = 2, seed: int = 1) -> torch.Tensor:
@@ -96,7 +107,7 @@ def test_a_stage_of_version_2_starts_as_the_identity() -> None:
         if "norm" in name:
             torch.nn.init.zeros_(parameter)
     x = torch.randn(2, 8, 8, 8, requires_grad=True)
-    out = stage(x, None)
+    out = stage(x, whole(stage, x))
     assert torch.equal(out, x)
     out.square().sum().backward()
     for name, parameter in stage.named_parameters():
@@ -217,7 +228,9 @@ def test_windows_of_long_grids(square: bool) -> None:
     x = torch.randn(1, 4, 16, 16)
     moved = x.clone()
     moved[:, :, 3] += 1.0
-    changed = (stage(x, None) - stage(moved, None)).abs().amax(dim=(0, 1, 3)) > 0
+    changed = (stage(x, whole(stage, x)) - stage(moved, whole(stage, x))).abs().amax(
+        dim=(0, 1, 3)
+    ) > 0
     # Only a shift along the long axis lets the first window reach into the second.
     assert changed.nonzero().max() == (3 if square else 5)
 
@@ -226,12 +239,91 @@ def test_it_runs_on_another_size_and_says_what_does_not_fit() -> None:
     model = encoder(swin(2, 2))
     other = torch.randn(1, 3, 20, 24)
     assert model(other).shape == (1, 30, model.embed_dim)
-    visible = torch.zeros(1, 3, dtype=torch.long)
-    with pytest.raises(UsageError, match="drop tokens"):
-        model.run(torch.randn(1, 96, 48), Pass((8, 12), visible))
+    visible = torch.arange(3)[None]
+    small = encoder(swin(2, 3))  # its last cells hold four tokens
+    with pytest.raises(UsageError, match="cannot be dropped"):
+        small.run(torch.randn(1, 96, 48), Pass((8, 12), visible))
     with pytest.raises(UsageError, match="patch_size 16"):
         SwinConfig(patch_size=16, stem_size=4, depths=(1,), num_heads=(3,)).build(
             Grid.for_image((32, 32), 16, 3)
         )
     with pytest.raises(UsageError, match="heads"):
         SwinConfig(num_heads=(5, 6, 12, 24)).build(Grid.for_image((64, 64), 32, 3))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("size", "stages", "window", "num_visible"),
+    [
+        ((64, 96), 2, 4, 100),  # several runs in the first stage, one in the second
+        ((40, 72), 3, 3, 12),  # windows do not divide the grid, and units are wider than they are
+        ((16, 16), 2, 5, 5),  # the last stage is a single window
+        ((16, 24, 8), 2, 3, 9),
+    ],
+)
+def test_visible_tokens_alone_are_a_whole_grid_of_which_nothing_else_is_read(
+    version: int, size: tuple[int, ...], stages: int, window: int, num_visible: int
+) -> None:
+    side = 2 * 2 ** (stages - 1)
+    config = replace(
+        swin(2 if version == 2 else 1, stages), patch_size=side, window_size=window, stem_size=2
+    )
+    model, generator = encoder(config, size, 2), torch.Generator().manual_seed(2)
+    patches = patchify(pixels(model), model.grid.patch)
+    noise = torch.rand(2, model.grid.num_tokens, generator=generator)
+    index = noise.topk(num_visible, dim=1).indices
+    absent = torch.zeros(2, model.grid.num_tokens, dtype=torch.bool)
+    absent[1, index[1, :2]] = True
+    taps = tuple(range(stages))
+    plan = MaskPlan(index, index, absent)
+    seen = model.encode_patches(patches.masked_fill(absent[..., None], torch.nan), plan, taps=taps)
+    hidden = ~membership(index, model.grid.num_tokens) | absent
+    dense = model.encode_patches(patches, absent=hidden, taps=taps)
+    for tap in (-1, *taps):
+        cells = model.map_shape(model.grid.shape, tap)
+        parts = [n // k for n, k in zip(cells, model.grid.shape, strict=True)]
+        places = cells_of(index, model.grid.shape, parts)
+        wanted = take(dense.context(tap), places)
+        kept = ~take(absent, index).repeat_interleave(wanted.shape[1] // num_visible, dim=1)
+        torch.testing.assert_close(seen.context(tap)[kept], wanted[kept], rtol=1e-4, atol=1e-5)
+    assert seen.readable is not None
+    assert seen.readable.sum(dim=1).tolist() == [num_visible, num_visible - 2]
+
+
+def test_a_mask_that_a_batch_shares_is_worked_out_once() -> None:
+    model = encoder(replace(swin(1, 2), window_size=3), (48, 48))
+    patches = patchify(pixels(model), model.grid.patch)
+    index = torch.randperm(144, generator=torch.Generator().manual_seed(0))[:40]
+    shared = model.encode_patches(patches, MaskPlan(index.expand(2, -1), index.expand(2, -1)))
+    single = torch.stack([index, index])
+    assert torch.equal(shared.last, model.encode_patches(patches, MaskPlan(single, single)).last)
+    seen = SeenCells(index.expand(2, -1), (12, 12), (2, 2), None, released=False)
+    around = seen.neighbours(Windows.fit((24, 24), (3, 3), shifted=True), (3, 3), 0)
+    assert around.pairs.shape == (1, 18, 9, 27), "160 cells in runs of 9, with those next to them"
+
+
+def test_released_places_are_those_of_another_cell_between_first_and_last_stage() -> None:
+    """The j-th cell, counted token by token, is taken for the j-th in raster order."""
+    index = torch.tensor([[1, 3]])  # of 2 x 2 tokens
+    stages = {}
+    for released in (False, True):
+        seen = SeenCells(index, (2, 2), (4, 4), None, released)
+        for stage, side in enumerate((8, 4, 2)):
+            windows = Windows.fit((side, side), (8, 8), shifted=False)
+            reach = (side, side)
+            stages[released, stage] = seen.neighbours(windows, reach, stage).pairs
+    assert torch.equal(stages[True, 0], stages[False, 0])
+    assert torch.equal(stages[True, 2], stages[False, 2])
+    # Cells 4 to 7 and 12 to 15 of a grid of 4 x 4 instead of the right half.
+    cells = torch.tensor([4, 5, 6, 7, 12, 13, 14, 15])
+    place = torch.stack([cells // 4, cells % 4], dim=-1)
+    step = place[:, None] - place[None] + 3
+    assert stages[True, 1][0, 0].tolist() == (step[..., 0] * 7 + step[..., 1]).tolist()
+
+
+def test_dropped_cells_cost_nothing() -> None:
+    assert run_length(192, 49) == 192
+    assert run_length(768, 49) == 49
+    assert attention_flops(768, 49, 8) == 2 * 768 * 8 * 32 + 4 * (16 * 49) * 147 * 8
+    model = SwinConfig().build(Grid.for_image((192, 192), 32, 3))
+    assert model.visible_flops(9) < 0.3 * model.forward_flops(36)
