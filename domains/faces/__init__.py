@@ -1,0 +1,1 @@
+"""Faces: photographs and videos of people, for face security."""
