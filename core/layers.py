@@ -25,7 +25,7 @@ def attend(
     k: Float[Tensor, "b h k e"],
     v: Float[Tensor, "b h k e"],
     key_mask: KeyMask | None = None,
-    bias: Float[Tensor, "#b #h q k"] | None = None,
+    bias: Float[Tensor, "#b #h #q k"] | None = None,
 ) -> Float[Tensor, "b q w"]:
     """Scaled dot-product attention, heads joined.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from math import cos, pi
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,11 @@ from .batch import Progress
 
 Momentum = Callable[[Progress], float]
 """Share of the old value that is kept by an update, at a point of the run."""
+
+
+def half_cosine(start: float, progress: Progress) -> float:
+    """Return a momentum that rises from `start` to 1 along half a cosine over the run."""
+    return 1 - (1 - start) * 0.5 * (1 + cos(pi * progress.fraction))
 
 
 class Teacher(nn.Module):

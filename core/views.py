@@ -123,4 +123,11 @@ def join_plans(first: MaskPlan, second: MaskPlan) -> MaskPlan:
     if absent is not None and second.absent is not None:
         absent = torch.cat([absent, second.absent])
     visible = torch.cat([first.visible, second.visible])
-    return MaskPlan(visible, torch.cat([first.predict, second.predict]), absent)
+    subsets = {}
+    for name in {**first.subsets, **second.subsets}:
+        known = first.subsets.get(name), second.subsets.get(name)
+        some = next(part for part in known if part is not None)
+        parts = [torch.zeros_like(some) if part is None else part for part in known]
+        subsets[name] = torch.cat(parts)
+    predict = torch.cat([first.predict, second.predict])
+    return MaskPlan(visible, predict, absent, subsets=subsets)

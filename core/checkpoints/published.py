@@ -19,7 +19,6 @@ from ..methods import (
     DecoderConfig,
     EncoderConfig,
     MethodConfig,
-    SelectiveMAEConfig,
     build,
     spec,
 )
@@ -213,14 +212,16 @@ def infer_config(
     encoder = EncoderConfig(
         embed_dim=width,
         depth=_depth(ours, "encoder.blocks."),
-        num_heads=_heads("--num-heads", width, num_heads, ENCODER_HEADS),
+        num_heads=_heads("--num-heads", width, num_heads, ENCODER_HEADS | dict(row.encoder_heads)),
         patch_size=kernel.shape[-1],
         mlp_ratio=_mlp_ratio(ours, "encoder.blocks.0."),
         class_token="encoder.cls_token" in ours,
     )
     config = row.config(encoder=encoder)
     if "mask_token" in state and isinstance(getattr(config, "decoder", None), DecoderConfig):
-        dim = state["mask_token"].shape[-1]
+        # A mask token that is narrowed together with the encoded ones has the encoder's width.
+        narrowed = state.get("decoder_embed.bias") if row.translate("decoder_embed.bias") else None
+        dim = (state["mask_token"] if narrowed is None else narrowed).shape[-1]
         decoder = DecoderConfig(
             dim=dim,
             depth=_depth(state, "decoder_blocks."),
@@ -228,9 +229,7 @@ def infer_config(
             mlp_ratio=_mlp_ratio(state, "decoder_blocks.0."),
         )
         config = replace(config, decoder=decoder)
-    if isinstance(config, SelectiveMAEConfig):
-        config = replace(config, self_attn="decoder_blocks.0.norm0.weight" in state)
-    return config
+    return config if row.refine is None else row.refine(config, state)
 
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:

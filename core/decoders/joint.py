@@ -42,6 +42,8 @@ class JointDecoder(Predictor):
         out_dim: numbers predicted per token.
         num_prefix: class and register tokens of the encoder; they take part without position.
         mlp_ratio: hidden width of the MLP over the width.
+        shared_token: take the mask token from the method's trunk, a `SharedMaskToken`, and narrow
+            it like an encoded token, instead of owning one.
 
     Raises:
         UsageError: for a depth below one.
@@ -59,18 +61,27 @@ class JointDecoder(Predictor):
         out_dim: int,
         num_prefix: int = 1,
         mlp_ratio: float = 4.0,
+        shared_token: bool = False,
     ) -> None:
         super().__init__()
         self.num_tokens, self.dim, self.mlp_ratio = grid.num_tokens, dim, mlp_ratio
         self.num_prefix = num_prefix
         self.embed = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.mask_token = None if shared_token else nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("pos_embed", sincos(grid.shape, dim, num_prefix=num_prefix)[None])
         self.blocks = decoder_blocks(dim, depth, num_heads, mlp_ratio)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, out_dim)
         init_transformer(self)
-        nn.init.normal_(self.mask_token, std=0.02)
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
+
+    def token(self, features: Features) -> Float[Tensor, "1 1 w"]:
+        """Return the mask token."""
+        if self.mask_token is not None:
+            return self.mask_token
+        assert features.trunk is not None, "a shared mask token is that of a trunk"
+        return self.embed(features.trunk[:1])
 
     def forward(
         self, features: Features, plan: MaskPlan, index: Int[Tensor, "b q"] | None = None
@@ -80,7 +91,7 @@ class JointDecoder(Predictor):
         leading = all_tokens(batch, prefix, plan.visible.device)
         places = torch.cat([leading, plan.visible + prefix], dim=1)
         known = self.embed(features.sequence) + self.pos_embed[0][places]
-        hidden = self.mask_token + self.pos_embed
+        hidden = self.token(features) + self.pos_embed
         first = self.blocks[0]
         assert isinstance(first, Block)
 

@@ -51,14 +51,16 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class Projector(nn.Sequential):
-    """Linear layers without bias; norm and activation behind all but the last.
+    """Linear layers; norm and activation behind all but the last.
 
     Args:
-        dim: width of input and output.
+        dim: width of the input.
         hidden: width between layers.
         depth: linear layers; 0 for the identity.
         norm: of hidden values; `batch` mixes the samples of a batch.
         activation: of hidden values.
+        out_dim: width of the output; that of the input when not given.
+        bias: of the linear layers.
 
     Raises:
         UsageError: for a negative depth.
@@ -71,6 +73,9 @@ class Projector(nn.Sequential):
         depth: int = 2,
         norm: Norm = "batch",
         activation: Activation = "relu",
+        *,
+        out_dim: int | None = None,
+        bias: bool = False,
     ) -> None:
         if depth < 0:
             raise UsageError(f"projector depth {depth}", "is negative", "use 2, or 0 for none")
@@ -78,7 +83,8 @@ class Projector(nn.Sequential):
         for number in range(depth):
             last = number == depth - 1
             width = dim if number == 0 else hidden
-            layers.append(nn.Linear(width, dim if last else hidden, bias=False))
+            outputs = hidden if not last else dim if out_dim is None else out_dim
+            layers.append(nn.Linear(width, outputs, bias=bias))
             if not last:
                 if norm != "none":
                     layers.append(BatchNorm(hidden) if norm == "batch" else nn.LayerNorm(hidden))
@@ -88,7 +94,7 @@ class Projector(nn.Sequential):
 
     def forward(
         self, input: Float[Tensor, "b d"], present: Bool[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b d"]:
+    ) -> Float[Tensor, "b e"]:
         """Map each sample; those that are not `present` change no statistics."""
         for layer in self:
             input = layer(input, present) if isinstance(layer, BatchNorm) else layer(input)

@@ -52,6 +52,29 @@ class JointTrunk(Trunk):
         return flops.linear(num_context, self.embed.in_features, self.dim)
 
 
+class SharedMaskToken(Trunk):
+    """A learned vector that several decoders put in the places of hidden tokens (fsfm.md, step 6).
+
+    Args:
+        dim: width, that of the encoder.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, features: Features, plan: MaskPlan) -> Float[Tensor, "b 1 w"]:
+        """Return the token, the same for all samples."""
+        del features
+        return self.mask_token.expand(len(plan.visible), -1, -1)
+
+    def forward_flops(self, num_context: int) -> int:
+        """Return no FLOP: nothing is computed."""
+        del num_context
+        return 0
+
+
 class TrunkDecoder(Predictor):
     """Self-attention blocks of its own on a trunk that it shares with other predictors.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import ceil
 
 import torch
@@ -27,18 +28,22 @@ class MaskPlan:
             hidden from attention and carry no weight.
         sketch: projection of the tokens that is shown in their place; None when tokens are seen
             or hidden one by one.
+        subsets: true where a token belongs to a part of the mask that an objective asks for by
+            name, such as a region that is hidden as a whole.
     """
 
     visible: Int[Tensor, "b v"]
     predict: Int[Tensor, "b p"]
     absent: Bool[Tensor, "b n"] | None = None
     sketch: Sketch | None = None
+    subsets: Mapping[str, Bool[Tensor, "b n"]] = field(default_factory=dict)
 
     def rows(self, rows: slice | Int[Tensor, " k"]) -> MaskPlan:
         """Return the plan of some samples."""
         absent = None if self.absent is None else self.absent[rows]
         sketch = None if self.sketch is None else self.sketch.rows(rows)
-        return MaskPlan(self.visible[rows], self.predict[rows], absent, sketch)
+        subsets = {name: value[rows] for name, value in self.subsets.items()}
+        return MaskPlan(self.visible[rows], self.predict[rows], absent, sketch, subsets)
 
     @property
     def readable(self) -> Bool[Tensor, "b v"] | None:

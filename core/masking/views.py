@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..context import Context
 from ..tokens import membership
@@ -48,5 +48,5 @@ class DisjointView:
         second = plan_from_scores(score, self.num_visible, self.num_predict, absent=absent)
         if absent is not None and first.absent is None:
             assert context.absent is not None
-            first = MaskPlan(first.visible, first.predict, context.absent[:num])
+            first = replace(first, absent=context.absent[:num])
         return join_plans(first, second)

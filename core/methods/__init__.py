@@ -8,6 +8,7 @@ from ..method import Method
 from . import a2mim as _a2mim
 from . import data_scaling as _data_scaling
 from . import dmjd as _dmjd
+from . import fsfm as _fsfm
 from . import hi_end_mae as _hi_end_mae
 from . import hpm as _hpm
 from . import itpn as _itpn
@@ -27,6 +28,7 @@ from .a2mim import A2MIMConfig
 from .config import DecoderConfig, EncoderConfig
 from .data_scaling import DataScalingConfig
 from .dmjd import DMJDConfig
+from .fsfm import FSFMConfig
 from .hi_end_mae import HiEndMAEConfig
 from .hpm import HPMConfig
 from .itpn import ITPNConfig
@@ -51,6 +53,7 @@ __all__ = [
     "DataScalingConfig",
     "DecoderConfig",
     "EncoderConfig",
+    "FSFMConfig",
     "HPMConfig",
     "HiEndMAEConfig",
     "ITPNClipConfig",
@@ -76,6 +79,7 @@ MethodConfig = (
     A2MIMConfig
     | DMJDConfig
     | DataScalingConfig
+    | FSFMConfig
     | HPMConfig
     | HiEndMAEConfig
     | ITPNClipConfig
@@ -100,6 +104,7 @@ METHODS: dict[str, MethodSpec] = {
         _data_scaling.SPEC,
         _hi_end_mae.SPEC,
         _dmjd.SPEC,
+        _fsfm.SPEC,
         _hpm.SPEC,
         _itpn.SPEC,
         _itpn_clip.SPEC,

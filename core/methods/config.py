@@ -55,13 +55,16 @@ class DecoderConfig:
     mlp_ratio: float = 4.0
     """Hidden width of the MLP over the width."""
 
-    def joint(self, grid: Grid, encoder: Encoder, out_dim: int) -> JointDecoder:
+    def joint(
+        self, grid: Grid, encoder: Encoder, out_dim: int, *, shared_token: bool = False
+    ) -> JointDecoder:
         """Return MAE's decoder of this size behind an encoder.
 
         Args:
             grid: geometry of the tokens.
             encoder: whose output is read.
             out_dim: numbers predicted per token.
+            shared_token: see `JointDecoder`.
         """
         return JointDecoder(
             grid,
@@ -72,6 +75,7 @@ class DecoderConfig:
             out_dim,
             encoder.num_prefix_tokens,
             self.mlp_ratio,
+            shared_token,
         )
 
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from math import cos, pi
 from typing import Literal
 
 from torch import Tensor
 
-from ..batch import Progress
 from ..decoders.projector import Activation, Norm, Projector
 from ..errors import UsageError
 from ..grid import Grid
@@ -26,7 +24,7 @@ from ..method import Head, Method
 from ..objectives.alignment import CrossViewAlignment
 from ..objectives.dense import l2
 from ..targets.pixels import PixelTarget
-from ..teacher import Teacher
+from ..teacher import Teacher, half_cosine
 from .config import DecoderConfig, EncoderConfig
 from .mae import SPEC as MAE
 from .spec import VIT_NAMES, MethodSpec
@@ -79,11 +77,6 @@ class LUTConfig:
         return 1.0
 
 
-def momentum(start: float, progress: Progress) -> float:
-    """Return the share of the old teacher that is kept: half a cosine up to 1 (step 10)."""
-    return 1 - (1 - start) * 0.5 * (1 + cos(pi * progress.fraction))
-
-
 def lut(config: LUTConfig, grid: Grid) -> Method:
     """Compose LUT for a grid of any rank.
 
@@ -119,7 +112,7 @@ def lut(config: LUTConfig, grid: Grid) -> Method:
             projector, predictor, PROJECTOR, "pixels", config.alignment_weight
         ),
     }
-    rise = partial(momentum, config.momentum)
+    rise = partial(half_cosine, config.momentum)  # step 10
     teacher = Teacher({"encoder": encoder, PROJECTOR: projector}, rise)
     return Method(
         "lut",

@@ -8,8 +8,11 @@ and targets are uniform there (`as_published=True`); here they follow gradient e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from torch import Tensor
 
 from ..decoders.cross import CrossDecoder
 from ..errors import UsageError
@@ -117,6 +120,11 @@ def selectivemae(config: SelectiveMAEConfig, grid: Grid) -> Method:
     return Method("selectivemae", grid, mask, encoder, {"pixels": Head(decoder, target, l2)})
 
 
+def refine(config: SelectiveMAEConfig, state: Mapping[str, Tensor]) -> SelectiveMAEConfig:
+    """Read from published tensors whether queries read each other."""
+    return replace(config, self_attn="decoder_blocks.0.norm0.weight" in state)
+
+
 SPEC = MethodSpec(
     SelectiveMAEConfig,
     selectivemae,
@@ -131,4 +139,5 @@ SPEC = MethodSpec(
     },
     # Left-overs of another method in the released files (selectivemae.md, "Official checkpoints").
     ignored=("decoder_embed1", "decoder_embed", "get_token_probs", "pos_embed_probs", "hog"),
+    refine=refine,
 )

@@ -42,6 +42,9 @@ class MethodSpec:
             something in another layout.
         infer: reads the configuration from published tensors where the plain ViT's rule does not
             do; called as infer(state, num_heads=..., decoder_heads=...).
+        refine: adds to the configuration of a plain ViT what else published tensors tell; called as
+            refine(config, state) with tensors as `prepare` returns them.
+        encoder_heads: attention heads of published widths, where they are not those of MAE.
         ranks: numbers of spatial axes that the method works on.
         indifferent: parameters on which the loss does not depend by its nature, such as a bias
             in front of a loss that compares; their gradient is zero up to rounding.
@@ -59,6 +62,8 @@ class MethodSpec:
     ignored: Sequence[str] = ()
     prepare: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     infer: Callable[..., Any] | None = field(default=None, repr=False)
+    refine: Callable[[Any, Mapping[str, Tensor]], Any] | None = field(default=None, repr=False)
+    encoder_heads: Mapping[int, int] = field(default_factory=dict)
     ranks: tuple[int, ...] = (1, 2, 3)
     indifferent: Sequence[str] = ()
     flat_patches: bool = False

@@ -1,4 +1,4 @@
-"""Losses that tell tokens of one image from those of others."""
+"""Losses that tell tokens or vectors of one image from those of others."""
 
 from __future__ import annotations
 
@@ -47,6 +47,49 @@ def homologous_contrast(
     positive = same.expand_as(logits)
     cost = torch.where(positive, -logits.log_softmax(dim=-1), 0.0)
     return cost.sum(dim=-1) / positive.sum(dim=-1).clamp_min(1)
+
+
+def info_nce(
+    student: Float[Tensor, "b d"],
+    taught: Float[Tensor, "b d"],
+    present: Bool[Tensor, " b"],
+    temperature: float = 0.1,
+) -> Float[Tensor, " b"]:
+    """Return 2 t times the cross-entropy of finding each image's own teacher vector in the batch.
+
+    It depends on how a batch is cut (Chen et al., MoCo v3, 2021, algorithm 1).
+
+    Args:
+        student: vectors of any length.
+        taught: of the same images, without gradient.
+        present: images that count; others are no candidates.
+        temperature: t.
+    """
+    q, k = functional.normalize(student, dim=-1), functional.normalize(taught, dim=-1)
+    own = torch.eye(len(q), dtype=torch.bool, device=q.device)
+    logits = (q @ k.T / temperature).masked_fill(~(own | present), -torch.inf)
+    return -2 * temperature * logits.log_softmax(dim=1).diagonal()
+
+
+def nt_xent(
+    student: Float[Tensor, "b d"],
+    taught: Float[Tensor, "b d"],
+    present: Bool[Tensor, " b"],
+    temperature: float = 0.1,
+) -> Float[Tensor, " b"]:
+    """Return the cross-entropy among all vectors of both sides, averaged over an image's two.
+
+    Each vector looks for the other one of its image among all but itself (Chen et al., SimCLR,
+    2020, eq. 1). Arguments are those of `info_nce`.
+    """
+    num = len(student)
+    unit = functional.normalize(torch.cat([student, taught]), dim=-1)
+    place = torch.arange(2 * num, device=unit.device)
+    partner = place.roll(num)
+    candidates = present.repeat(2) | (place == partner[:, None])
+    candidates = candidates & (place != place[:, None])
+    logits = (unit @ unit.T / temperature).masked_fill(~candidates, -torch.inf)
+    return -logits.log_softmax(dim=1)[place, partner].unflatten(0, (2, num)).mean(dim=0)
 
 
 class HomologousContrast(Objective):

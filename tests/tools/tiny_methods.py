@@ -17,6 +17,7 @@ from mimkit.core.methods import (
     DecoderConfig,
     DMJDConfig,
     EncoderConfig,
+    FSFMConfig,
     HPMConfig,
     ITPNClipConfig,
     ITPNConfig,
@@ -31,6 +32,7 @@ from mimkit.core.methods import (
     SimMIMViTConfig,
 )
 from mimkit.core.methods.config_beit import BEiTConfig
+from mimkit.core.methods.fsfm import PooledDecoderConfig
 
 ENCODER = EncoderConfig(embed_dim=24, depth=2, num_heads=2, patch_size=4)
 DECODER = DecoderConfig(dim=16, depth=2, num_heads=2)
@@ -71,6 +73,13 @@ TINY: dict[str, Callable[[], MethodConfig]] = {
     # Raw pixels, the default, give flat patches a meaning.
     "hpm": lambda: HPMConfig(encoder=ENCODER, decoder=DECODER, norm_pix=True),
     "data-scaling": lambda: DataScalingConfig(encoder=swin(2, 2), target_window=9),
+    "fsfm": lambda: FSFMConfig(
+        encoder=ENCODER,
+        decoder=DECODER,
+        pooled_decoder=PooledDecoderConfig(num_heads=2),
+        projection_dim=8,
+        projection_hidden=32,
+    ),
     "dmjd": lambda: DMJDConfig(encoder=CONV_VIT, decoder=DECODER, cell=2),
     # Two images, so that half of the tokens are seen.
     "mixedae": lambda: MixedAEConfig(encoder=ENCODER, decoder=DECODER, group=2),

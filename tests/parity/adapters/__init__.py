@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from . import beit, masked_autoencoders, multi_scale, pyramid, swin, teachers
+from . import beit, fsfm, masked_autoencoders, multi_scale, pyramid, swin, teachers
 from .common import Case
 
 ADAPTERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     **beit.ADAPTERS,
+    **fsfm.ADAPTERS,
     **masked_autoencoders.ADAPTERS,
     **multi_scale.ADAPTERS,
     **pyramid.ADAPTERS,
