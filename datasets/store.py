@@ -6,6 +6,7 @@
     pixels/            (n, c, *s) sensor numbers
     valid/             (n, *s) one bit per pixel, packed along the last axis, first pixel highest
     labels/            (n, *s) uint8 classes, 255 where not known; only when there are classes
+    regions/           (n, *s) uint8 regions, 0 where there is none; only when regions have names
 
 A shard is a pure function of its samples and gets its name when it is complete. A killed writer
 is therefore started again with the same arguments and writes the shards that are missing.
@@ -17,7 +18,7 @@ import json
 import math
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +53,10 @@ class StoreMeta:
         seed: of curation.
         classes: names of the dense labels; without names there are no dense labels.
         fingerprint: of the samples that are to be written; a writer resumes only its own store.
+        regions: names of the classes in maps of regions (parsing maps), which guide masks; without
+            names there are no such maps. They are no labels: nothing is trained to tell them.
+        facts: what else a domain says of all samples, as plain JSON data, such as how faces were
+            cropped.
         version: of this layout.
     """
 
@@ -69,6 +74,8 @@ class StoreMeta:
     seed: int = 0
     classes: tuple[str, ...] = ()
     fingerprint: str = ""
+    regions: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict, hash=False)
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -91,6 +98,7 @@ class StoreMeta:
             f"num_samples {self.num_samples} is negative": self.num_samples >= 0,
             f"shard {self.shard} must be at least 1": self.shard >= 1,
             f"{len(self.classes)} classes do not fit into 8 bits": len(self.classes) <= UNLABELLED,
+            f"{len(self.regions)} regions do not fit into 8 bits": len(self.regions) <= 256,
         }
         return next((text for text, holds in checks.items() if not holds), None)
 
@@ -124,6 +132,8 @@ class StoreMeta:
         if self.classes:
             shape = (self.num_samples, *self.size)
             found["labels"] = Layout(shape, self.shard, "uint8", fill=UNLABELLED)
+        if self.regions:
+            found["regions"] = Layout((self.num_samples, *self.size), self.shard, "uint8")
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -144,8 +154,12 @@ class StoreMeta:
         Raises:
             DataError: when an entry is missing, unknown or of the wrong kind.
         """
-        known = {field.name: field for field in fields(StoreMeta)}
-        required = {name for name, field in known.items() if field.default is MISSING}
+        known = {entry.name: entry for entry in fields(StoreMeta)}
+        required = {
+            name
+            for name, entry in known.items()
+            if entry.default is MISSING and entry.default_factory is MISSING
+        }
         remedy = "it was written by another version or changed by hand; curate again"
         if not isinstance(plain, dict) or not required <= set(plain) <= set(known):
             raise DataError(path, f"its entries are not {', '.join(known)}", remedy)
@@ -257,13 +271,13 @@ class StoreWriter:
     def _stored(self, name: str, sample: Sample) -> np.ndarray:
         if name == "pixels":
             return sample.pixels
-        given = sample.valid if name == "valid" else sample.labels
+        given = getattr(sample, name)
         if given is None:
-            fill = np.uint8(255)
+            fill = np.uint8(self._layouts[name].fill)
             return np.broadcast_to(fill, self._layouts[name].shape[1:])
         if given.shape != self.meta.size:
             raise ValueError(f"{name} has shape {given.shape} instead of {self.meta.size}")
-        if name == "labels":
+        if name != "valid":
             return given
         return ~np.packbits(~given, axis=-1)  # the bits that fill the last byte are 1 as well
 
@@ -318,7 +332,8 @@ class Store:
             labels: read the dense labels as well.
 
         Returns:
-            Samples with pixels in the stored dtype, and a valid mask (never None).
+            Samples with pixels in the stored dtype, a valid mask (never None), and the maps of
+            regions of a store that has them.
 
         Raises:
             DataError: naming the sample, when it does not exist or cannot be read; or when labels
@@ -338,7 +353,9 @@ class Store:
             valid = bits.view(np.bool_)
         else:
             valid = np.ones((len(rows), *self.meta.size), np.bool_)
-        return Samples(pixels, valid, rows, self._read("labels", rows)[0] if labels else None)
+        found = self._read("labels", rows)[0] if labels else None
+        regions = self._read("regions", rows)[0] if self.meta.regions else None
+        return Samples(pixels, valid, rows, found, regions)
 
     def read_pixels(self, rows: np.ndarray) -> np.ndarray:
         """Return the (b, c, *s) pixels of (b,) rows alone, like `read`."""

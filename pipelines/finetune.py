@@ -28,7 +28,7 @@ from ..core.training.optim import OptimConfig, check_optim
 from ..datasets.loader import Loader
 from ..datasets.samples import Samples
 from ..domains.domain import get_domain
-from ..domains.satellite.augment import AugmentConfig
+from ..domains.imaging.augment import AugmentConfig
 from .efficiency import Efficiency, prepare
 from .features import random_method
 from .labelled import TaskData, open_task_data

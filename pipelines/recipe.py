@@ -14,7 +14,7 @@ from ..core.grid import Grid
 from ..core.methods import MethodConfig, SelectiveMAEConfig
 from ..core.training.engine import Precision
 from ..core.training.optim import OptimConfig, check_optim, resolved_lr
-from ..domains.satellite.augment import AugmentConfig
+from ..domains.imaging.augment import AugmentConfig
 
 DEFAULT = "satellite/selectivemae-tiny"
 

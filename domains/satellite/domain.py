@@ -17,9 +17,10 @@ from ...datasets.samples import Samples
 from ...datasets.store import StoreMeta
 from ..domain import Normaliser as AnyNormaliser
 from ..domain import Valid
-from .augment import AugmentConfig, View, fit_size, random_view
-from .export import NormaliserModule
-from .normalise import Normaliser, fit_normaliser
+from ..imaging.augment import AugmentConfig
+from ..imaging.batches import make_batch
+from ..imaging.export import NormaliserModule
+from ..imaging.normalise import Normaliser, fit_normaliser
 from .sensors import Band, Sensor, band_key, load_sensor, match_bands, sensors_named, unnamed
 
 _RGB = (660.0, 560.0, 485.0)  # nm, centres of red, green and blue of most instruments
@@ -92,23 +93,10 @@ class SatelliteDomain:
         """
         own = self._own(normaliser)
         own.check_bands(meta.bands, f"store of {meta.sensor}")
-        pixels = _move(samples.pixels, device)
-        valid = None if samples.valid is None else _move(samples.valid, device)
-        if pixels.is_floating_point():  # a reader may have missed what is no number
-            valid = own.find_data(pixels, valid)
-        labels = None if samples.labels is None else _move(samples.labels, device).long()
-        view = View(own(pixels, valid), valid, labels)
-        ids = torch.as_tensor(samples.rows, dtype=torch.int64)
-        shape = None if size is None else (size[0], size[1])
-        if augment is False:
-            view = fit_size(view, shape)
-        else:
-            config = self.augmentation if augment is True else augment
-            if generator is None:
-                hint = "pass one made from (seed, epoch, step)"
-                raise UsageError("augmentation", "has no generator", hint)
-            view = random_view(view, ids, config, generator, size=shape, zero=own.zero)
-        return Batch(view.images, view.valid, ids.to(device), view.labels)
+        config = (self.augmentation if augment else None) if isinstance(augment, bool) else augment
+        return make_batch(
+            samples, own, size=size, augment=config, generator=generator, device=device
+        )
 
     def scene_bands(
         self, normaliser: AnyNormaliser, names: Sequence[str], subject: object = "the scene"
@@ -233,11 +221,6 @@ def _closest(centres: Sequence[float | None], wanted: float) -> int | None:
     gaps = {i: abs(c - wanted) for i, c in enumerate(centres) if c is not None}
     best = min(gaps, key=gaps.__getitem__, default=None)
     return best if best is not None and gaps[best] <= _NEAR else None
-
-
-def _move(array: np.ndarray, device: torch.device | str) -> Tensor:
-    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
-    return tensor.to(device, non_blocking=True)
 
 
 def _stretch(image: Float[np.ndarray, "3 h w"], keep: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

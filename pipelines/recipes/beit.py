@@ -19,7 +19,7 @@ from ...core.methods.config_beit import (
     BEiTConfig,
 )
 from ...core.training.optim import OptimConfig
-from ...domains.satellite.augment import AugmentConfig
+from ...domains.imaging.augment import AugmentConfig
 from ..recipe import Recipe
 
 _VIEWS = AugmentConfig(rotate=False, min_area=0.67)

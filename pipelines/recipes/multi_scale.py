@@ -18,7 +18,7 @@ from ...core.methods import (
 )
 from ...core.methods.config import BASE, LARGE, SMALL
 from ...core.training.optim import OptimConfig
-from ...domains.satellite.augment import AugmentConfig
+from ...domains.imaging.augment import AugmentConfig
 from ..recipe import Recipe
 
 _VIEWS = AugmentConfig(rotate=False)

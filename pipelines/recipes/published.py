@@ -12,7 +12,7 @@ from dataclasses import replace
 from ...core.methods import DecoderConfig, MAEConfig, SelectiveMAEConfig
 from ...core.methods.config import BASE, HUGE, LARGE, SMALL
 from ...core.training.optim import OptimConfig
-from ...domains.satellite.augment import AugmentConfig
+from ...domains.imaging.augment import AugmentConfig
 from ..recipe import PruningConfig, Recipe
 
 _VIEWS = AugmentConfig(rotate=False)

@@ -17,7 +17,7 @@ from ...core.methods import (
 )
 from ...core.methods.config import BASE, LARGE
 from ...core.training.optim import OptimConfig
-from ...domains.satellite.augment import AugmentConfig
+from ...domains.imaging.augment import AugmentConfig
 from ..recipe import Recipe
 
 _VIEWS = AugmentConfig(rotate=False)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ...core.methods import DecoderConfig, EncoderConfig, MAEConfig, SelectiveMAEConfig
 from ...core.training.optim import OptimConfig
-from ...domains.satellite.augment import AugmentConfig
+from ...domains.imaging.augment import AugmentConfig
 from ..recipe import Recipe
 
 _ENCODER = EncoderConfig(embed_dim=128, depth=4, num_heads=4, patch_size=4)

@@ -13,7 +13,7 @@ from ...core.encoders.swin import SwinConfig
 from ...core.methods import DataScalingConfig, SatVisionTOAConfig, SimMIMConfig
 from ...core.methods.satvision_toa import GIANT, HUGE
 from ...core.training.optim import OptimConfig
-from ...domains.satellite.augment import AugmentConfig
+from ...domains.imaging.augment import AugmentConfig
 from ..recipe import Recipe
 
 _VIEWS = AugmentConfig(rotate=False, min_area=0.67)

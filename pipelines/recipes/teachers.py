@@ -9,7 +9,7 @@ from ...core.encoders.conv_vit import ConvViTConfig
 from ...core.methods import DecoderConfig, DMJDConfig, EncoderConfig, HPMConfig, LUTConfig
 from ...core.methods.config import BASE, HUGE, LARGE, SMALL
 from ...core.training.optim import OptimConfig
-from ...domains.satellite.augment import AugmentConfig
+from ...domains.imaging.augment import AugmentConfig
 from ..recipe import Recipe
 
 _VIEWS = AugmentConfig(rotate=False)

@@ -14,7 +14,7 @@ from typing import Any
 from ...core.config_tree import from_plain, to_plain
 from ...core.heads.pool import Pooling
 from ...core.methods import SelectiveMAEConfig
-from ...domains.satellite.augment import AugmentConfig
+from ...domains.imaging.augment import AugmentConfig
 from ..features import image_source, random_method
 from ..recipe import Recipe, recipe_grid
 from ..stores import open_group

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimkit.core.errors import UsageError
-from mimkit.domains.satellite.augment import (
+from mimkit.domains.imaging.augment import (
     AugmentConfig,
     View,
     draw,

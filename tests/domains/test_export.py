@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mimkit.domains.domain import ExportModule, get_domain
-from mimkit.domains.satellite.export import NormaliserModule
-from mimkit.domains.satellite.normalise import Normaliser
+from mimkit.domains.imaging.export import NormaliserModule
+from mimkit.domains.imaging.normalise import Normaliser
 
 OPTICAL = Normaliser(
     domain="satellite",

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from mimkit.core.errors import UsageError
 from mimkit.datasets.errors import DataError
 from mimkit.datasets.store import StoreMeta
-from mimkit.domains.satellite.normalise import Normaliser, fit_normaliser
-from mimkit.domains.satellite.statistics import Statistics
+from mimkit.domains.imaging.normalise import Normaliser, fit_normaliser
+from mimkit.domains.imaging.statistics import Statistics
 
 
 def store_meta(dtype: str = "uint16", scale: float = 1e-4, offset: float = 0.0) -> StoreMeta:

@@ -1,4 +1,4 @@
-"""Random views of satellite images: flips, rotations, resized crops, gain, missing bands.
+"""Random views of images: flips, rotations, resized crops, gain, missing bands.
 
 A whole batch is resampled at once: flip, rotation and crop of every image are one affine map, and
 labels and the valid mask go through the same map. All draws of an image are a function of one key
@@ -8,7 +8,7 @@ view comes out for any batch split, number of processes or accumulation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ...core.errors import UsageError
 
 # Which of an image's numbers decides what; two per band follow after the last.
 _FLIP, _ROTATE, _AREA, _RATIO, _TOP, _LEFT, _OFFSET, _GAIN, _PER_BAND = range(9)
+_FLIPPED = 0.5  # numbers below it mirror
 _WHOLE = 1 - 1e-4  # interpolation weight from which rounding, not missing data, keeps it below 1
 
 
@@ -28,9 +29,9 @@ class AugmentConfig:
     """How images are changed from epoch to epoch."""
 
     flip: bool = True
-    """Mirror half of the images; scenes look the same from above in every direction."""
+    """Mirror half of the images, left to right."""
     rotate: bool = True
-    """Turn by 0, 90, 180 or 270 degrees."""
+    """Turn by 0, 90, 180 or 270 degrees; scenes look the same from above in every direction."""
     min_area: float = 0.2
     """Smallest share of the image that a random crop covers; 1 crops nothing."""
     max_ratio: float = 4 / 3
@@ -74,11 +75,13 @@ class View:
         images: normalised; 0 where invalid.
         valid: true where there is data; None when everywhere.
         labels: class of every pixel, 255 where not known; None without labels.
+        regions: class of every pixel in a map of regions; None without such maps.
     """
 
     images: Float[Tensor, "b c h w"]
     valid: Bool[Tensor, "b h w"] | None = None
     labels: Int[Tensor, "b h w"] | None = None
+    regions: Int[Tensor, "b h w"] | None = None
 
 
 def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
@@ -120,6 +123,7 @@ def random_view(
     *,
     size: tuple[int, int] | None = None,
     zero: tuple[float, ...] | None = None,
+    mirrored: tuple[int, ...] | None = None,
 ) -> View:
     """Return one random view of every image.
 
@@ -131,16 +135,23 @@ def random_view(
         size: height and width of the result; None keeps those of the images.
         zero: network input per band that stands for a physical value of zero, which gains leave
             alone; None means 0.
+        mirrored: what each region is in a mirrored image, where regions have sides (a left eye
+            becomes a right one); None when they have none.
     """
     num_bands, height, width = view.images.shape[1:]
     numbers = draw(generator, rows, _PER_BAND + 2 * num_bands)
     size = size or (height, width)
     if config.moves or size != (height, width):
         view = warp(view, _random_maps(numbers, config, (height, width), size), size)
+    if config.flip and mirrored is not None and view.regions is not None:
+        flipped = torch.from_numpy(numbers[:, _FLIP] < _FLIPPED).to(view.regions.device)
+        other = torch.tensor(mirrored, device=view.regions.device)[view.regions]
+        regions = torch.where(flipped[:, None, None], other, view.regions)
+        view = replace(view, regions=regions)
     images = _recolour(view.images, numbers, config, zero)
     if images is not view.images and view.valid is not None:
         images = images.masked_fill(~view.valid.unsqueeze(1), 0.0)
-    return View(images, view.valid, view.labels)
+    return replace(view, images=images)
 
 
 def fit_size(view: View, size: tuple[int, int] | None) -> View:
@@ -162,7 +173,7 @@ def _random_maps(
     num = len(numbers)
     turns = (numbers[:, _ROTATE] * 4).astype(int) if config.rotate else np.zeros(num, int)
     cos, sin = np.array([1, 0, -1, 0])[turns], np.array([0, 1, 0, -1])[turns]
-    mirror = np.where(numbers[:, _FLIP] < 0.5, -1, 1) if config.flip else np.ones(num, int)
+    mirror = np.where(numbers[:, _FLIP] < _FLIPPED, -1, 1) if config.flip else np.ones(num, int)
     turn = np.stack([np.stack([cos * mirror, -sin], -1), np.stack([sin * mirror, cos], -1)], 1)
     area = config.min_area + (1 - config.min_area) * numbers[:, _AREA]
     ratio = config.max_ratio ** (2 * numbers[:, _RATIO] - 1)
@@ -183,18 +194,19 @@ def warp(view: View, maps: Float[np.ndarray, "b 2 3"], size: tuple[int, int]) ->
     """Resample every image with its own affine map.
 
     Images are interpolated bilinearly without a low-pass filter and only between valid pixels, by
-    dividing by the share of valid ones; labels and the valid mask take the nearest pixel.
+    dividing by the share of valid ones; labels, regions and the valid mask take the nearest pixel.
 
     Args:
         view: images and what moves along.
         maps: from output to input positions, both -1 to 1 over the image's area, x before y.
         size: height and width of the result.
     """
-    images, valid, labels = view.images, view.valid, view.labels
+    images, valid, labels, regions = view.images, view.valid, view.labels, view.regions
     grid = _grid(torch.as_tensor(maps, dtype=images.dtype, device=images.device), size)
     labels = None if labels is None else _nearest(labels, grid)
+    regions = None if regions is None else _nearest(regions, grid)
     if valid is None:
-        return View(_sample(images, grid, "bilinear"), None, labels)
+        return View(_sample(images, grid, "bilinear"), None, labels, regions)
     moved = _nearest(valid, grid)
     values = _sample(images, grid, "bilinear")
     partial = (~valid.flatten(1).all(dim=1)).nonzero().flatten()
@@ -204,7 +216,7 @@ def warp(view: View, maps: Float[np.ndarray, "b 2 3"], size: tuple[int, int]) ->
         share = torch.where(share < _WHOLE, share.clamp_min(0.1), 1.0)
         weight = torch.ones_like(values[:, :1]).index_copy_(0, partial, share)
         values.div_(weight).masked_fill_(~moved.unsqueeze(1), 0.0)
-    return View(values, moved, labels)
+    return View(values, moved, labels, regions)
 
 
 def _grid(maps: Float[Tensor, "b 2 3"], size: tuple[int, int]) -> Float[Tensor, "b h w 2"]:

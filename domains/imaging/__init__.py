@@ -1,0 +1,1 @@
+"""What domains of pictures share: statistics, normaliser, its export, and random views."""
