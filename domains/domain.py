@@ -29,7 +29,10 @@ Stored = Shaped[np.ndarray, "b c *s"] | Shaped[Tensor, "b c *s"]
 Valid = Bool[np.ndarray, "b *s"] | Bool[Tensor, "b *s"] | None
 """Where there is data; None when everywhere."""
 
-DOMAINS = {"satellite": "mimkit.domains.satellite.domain:SATELLITE"}
+DOMAINS = {
+    "ct": "mimkit.domains.ct.domain:CT",
+    "satellite": "mimkit.domains.satellite.domain:SATELLITE",
+}
 """Domain by name, as "module:attribute"; a module is imported when its domain is asked for."""
 
 

@@ -1,0 +1,1 @@
+"""Computed tomography: Hounsfield units, windows, the body, three planes."""
