@@ -18,6 +18,7 @@ from ..core.heads.pool import Pooling, filled, image_features, token_features
 from ..core.method import Method
 from ..core.methods import MethodConfig, build
 from ..core.objectives.labels import IGNORED
+from ..datasets.samples import Samples
 from ..domains.domain import Normaliser, get_domain
 from .progress import track
 from .stores import OpenGroup
@@ -49,6 +50,7 @@ def stored_batches(
     batch_size: int = 64,
     labels: bool = False,
     device: torch.device | str = "cpu",
+    change: Callable[[Samples], Samples] | None = None,
 ) -> Iterator[Batch]:
     """Yield the samples of some rows as batches, unchanged by augmentation.
 
@@ -60,10 +62,12 @@ def stored_batches(
         batch_size: samples per batch, which bounds memory and changes no result.
         labels: read dense labels as well.
         device: where the batch is made.
+        change: done to the stored numbers first, such as a degradation that is studied.
     """
     domain = get_domain(group.meta.domain)
     for start in range(0, len(rows), batch_size):
         samples = group.store.read(rows[start : start + batch_size], labels=labels)
+        samples = samples if change is None else change(samples)
         yield domain.to_batch(
             samples,
             group.meta,

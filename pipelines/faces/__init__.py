@@ -1,0 +1,1 @@
+"""Face security: honest evaluation of detectors, scores of photographs and videos."""
