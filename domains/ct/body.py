@@ -1,8 +1,9 @@
 """Where the body is: everything that is not the air around it.
 
 The air of lungs and bowel belongs to the body. It is told from the air outside by what it is
-connected to and by its density: outside air reaches the border of the volume and is -1000 HU, while
-a lung that is cut by the border of a small volume is far denser on the whole.
+connected to and by its density: outside air reaches the border of the volume, and much of it is
+lighter than foam and blankets (about -900 HU); a lung that is cut by the border of a small volume
+is denser nearly everywhere. Lungs with severe emphysema that are cut may be taken for air.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from .hounsfield import AIR
-
 _COARSE = 4.0  # mm; fine enough for a skin, and some hundred times faster than full resolution
 _GAS = -500.0  # HU, half-way between air and tissue
-_OUTSIDE = -930.0  # HU, mean of a region above which it is lung; lungs are about -850
+_LIGHT, _LEAST_LIGHT = -885.0, 0.25  # HU, and share of a region below it, of what is no lung
 _SMALL = 0.05  # share of the largest part below which a part is table, tube or blanket
 _THIN = 2  # coarse voxels; what is thinner is table or clothes
 
@@ -60,17 +59,15 @@ def _outside(
     small: Shaped[np.ndarray, "d h w"], gas: Bool[np.ndarray, "d h w"]
 ) -> Bool[np.ndarray, "d h w"]:
     """Return the regions of gas that are the air around the body."""
-    from scipy import ndimage
-
     regions, num = _regions(gas)
-    if num == 0:
-        return np.zeros(gas.shape, np.bool_)
-    # Padding counts as air, or its -3024 would hide a lung behind it.
-    means = ndimage.mean(np.maximum(small, AIR), regions, np.arange(1, num + 1))
     border = np.ones(gas.shape, np.bool_)
     border[1:-1, 1:-1, 1:-1] = False
-    touches = np.bincount(regions[border], minlength=num + 1)[1:] > 0
-    return np.isin(regions, 1 + np.flatnonzero(touches & (np.asarray(means) < _OUTSIDE)))
+    every, light, at_border = (
+        np.bincount(regions[where], minlength=num + 1)[1:]
+        for where in (gas, small < _LIGHT, border)
+    )
+    outside = (at_border > 0) & (light >= _LEAST_LIGHT * every)
+    return np.isin(regions, 1 + np.flatnonzero(outside))
 
 
 def _regions(mask: Bool[np.ndarray, "d h w"]) -> tuple[Int[np.ndarray, "d h w"], int]:
