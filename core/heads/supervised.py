@@ -12,7 +12,8 @@ from ..batch import Batch, Progress
 from ..errors import UsageError
 from ..layers import DropPath
 from ..noise import Noise
-from ..objectives.labels import IGNORED, dice
+from ..objectives.labels import IGNORED
+from ..objectives.segmentation import DenseLoss, coarser, dice_loss, focal_loss
 from .task import TaskModel
 
 
@@ -22,7 +23,7 @@ class TaskOutput:
 
     Args:
         per_sample: loss of each sample.
-        terms: mean of each part of the loss, unweighted.
+        terms: mean of each part of the loss, unweighted, in full resolution.
         scores: class scores as the task model returns them.
     """
 
@@ -34,18 +35,20 @@ class TaskOutput:
 class Supervised(nn.Module):
     """A task model with its losses.
 
-    Cross-entropy is summed over the labelled places of a sample and divided by one constant, the
-    mean weight of a training sample. Unlike a mean over the labelled places of a batch it is the
-    same however a batch is cut, and a sample with ten labelled pixels does not weigh as much as one
-    with a thousand.
+    Cross-entropy (or focal loss) is summed over the labelled places of a sample and divided by one
+    constant, the mean weight of a training sample. Unlike a mean over the labelled places of a
+    batch it is the same however a batch is cut, and a sample with ten labelled pixels does not
+    weigh as much as one with a thousand. Dice is that of each sample. A head that also scores
+    coarser levels (deep supervision) is trained on all of them, each level with half the weight of
+    the next finer one, weights summing to one.
 
     Args:
         model: encoder and head.
         class_weight: weight of each class.
         places: mean sum of the weights of a training sample's labelled places, positive.
-        smoothing: share of the target's mass spread over all classes.
-        dice_weight: factor of the Dice loss (dense labels), 0 leaves it out; overlap is summed over
-            a micro-batch, so this part depends on how a batch is cut.
+        loss: which parts; Dice and focal loss are for dense labels.
+        smoothing: share of the target's mass spread over all classes, in cross-entropy.
+        dice_weight: factor of the Dice loss where there is one.
     """
 
     class_weight: Tensor
@@ -56,13 +59,14 @@ class Supervised(nn.Module):
         class_weight: Float[Tensor, " k"],
         places: float,
         *,
+        loss: DenseLoss = "cross-entropy",
         smoothing: float = 0.0,
-        dice_weight: float = 0.0,
+        dice_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if places <= 0:
             raise UsageError("training split", "has no labelled places", "give labelled samples")
-        self.model = model
+        self.model, self.loss = model, loss
         self.places, self.smoothing, self.dice_weight = places, smoothing, dice_weight
         self.register_buffer("class_weight", class_weight, persistent=False)
 
@@ -75,13 +79,35 @@ class Supervised(nn.Module):
         del progress, noise
         if batch.labels is None:
             raise UsageError("batch", "has no labels", "train a task on a labelled store")
-        scores = self.model(batch)
-        entropy = self._entropy(scores, batch.labels)
-        per_sample, terms = entropy, {"cross_entropy": entropy.mean()}
-        if self.dice_weight:
-            terms["dice"] = dice(scores, batch.labels)
-            per_sample = per_sample + self.dice_weight * terms["dice"]
-        return TaskOutput(per_sample, terms, scores)
+        every = self.model.all_scores(batch)
+        weights = [0.5**level for level in range(len(every))]
+        total: Tensor | float = 0.0
+        terms: dict[str, Tensor] = {}
+        for weight, scores in zip(weights, every, strict=True):
+            labels = coarser(batch.labels, tuple(scores.shape[2:]))
+            # A coarse level has fewer places; its sums are brought to the scale of the finest.
+            parts = self._parts(scores, labels, labels.numel() / batch.labels.numel())
+            terms = terms or {name: part.mean() for name, part in parts.items()}
+            loss = sum(self._factor(name) * part for name, part in parts.items())
+            total = total + weight / sum(weights) * loss
+        assert isinstance(total, Tensor)
+        return TaskOutput(total, terms, every[0])
+
+    def _factor(self, part: str) -> float:
+        return self.dice_weight if part == "dice" else 1.0
+
+    def _parts(
+        self, scores: Float[Tensor, "b k *s"], labels: Int[Tensor, "b *s"], share: float
+    ) -> dict[str, Float[Tensor, " b"]]:
+        """Return each part of the loss of every sample."""
+        places = self.places * share
+        if self.loss == "dice-focal":
+            parts = {"focal": focal_loss(scores, labels, self.class_weight) / places}
+        else:
+            parts = {"cross_entropy": self._entropy(scores, labels) / places}
+        if self.loss != "cross-entropy":
+            parts["dice"] = dice_loss(scores, labels)
+        return parts
 
     def _entropy(
         self, scores: Float[Tensor, "b k *s"], labels: Int[Tensor, "b *s"]
@@ -94,7 +120,7 @@ class Supervised(nn.Module):
             reduction="none",
             label_smoothing=self.smoothing,
         )
-        return losses.reshape(len(losses), -1).sum(dim=1) / self.places
+        return losses.reshape(len(losses), -1).sum(dim=1)
 
 
 def set_drop_path(model: TaskModel, rate: float) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,15 +15,18 @@ from ..batch import Batch, Progress
 from ..checkpoints.model_dir import CONFIG_FILE, LoadedModel, check_fit, load_model
 from ..config_tree import from_plain
 from ..context import make_context
-from ..encoders.contract import Encoder
+from ..encoders.contract import Encoder, Features
 from ..errors import UsageError, WeightsError
 from ..grid import Grid
 from ..noise import Noise
 from ..objectives.labels import IGNORED
 from .classify import ClassificationHead, Pool
-from .segmentation import SegmentationHead
+from .hierarchical import HierarchicalHead
+from .segmentation import SegmentationHead, default_taps, doubling_scales
+from .unetr import UnetrHead
 
 Task = Literal["segment", "classify"]
+DenseHead = Literal["simple", "unetr", "hierarchical"]
 HEAD_PART = "head"
 
 
@@ -39,10 +42,14 @@ class TaskConfig:
     """Pixels per axis that it was trained on."""
     taps: tuple[int, ...] = (-1,)
     """Encoder blocks that a segmentation head reads, -1 for the final output."""
+    head: DenseHead = "simple"
+    """Kind of a segmentation head."""
     dim: int = 64
-    """Width of a segmentation head at the token grid."""
+    """Width of a simple or hierarchical head at the token grid."""
     stem_dim: int = 16
-    """Width of a segmentation head at full resolution."""
+    """Width of a segmentation head at full resolution (UNETR's feature size)."""
+    deep_supervision: bool = False
+    """A segmentation head also scores coarser levels in training."""
     pool: Pool = "mean"
     """What a classification head pools."""
     min_valid: float = 0.5
@@ -52,7 +59,8 @@ class TaskConfig:
         """Return a new head for an encoder.
 
         Raises:
-            UsageError: when the task has more classes than a map can hold, or no two.
+            UsageError: when the task has more classes than a map can hold, or no two; or for
+                deep supervision of a head with one level.
         """
         if len(self.classes) > IGNORED:
             raise UsageError(
@@ -60,9 +68,47 @@ class TaskConfig:
             )
         if self.task == "classify":
             return ClassificationHead(embed_dim, len(self.classes), self.pool)
-        return SegmentationHead(
-            grid, embed_dim, len(self.classes), self.taps, self.dim, self.stem_dim
-        )
+        given = grid, embed_dim, len(self.classes), self.taps
+        if self.head == "unetr":
+            return UnetrHead(*given, self.stem_dim, self.deep_supervision)
+        if self.head == "hierarchical":
+            return HierarchicalHead(*given, self.dim, self.stem_dim, self.deep_supervision)
+        if self.deep_supervision:
+            remedy = "use head 'unetr' or 'hierarchical', or leave it out"
+            raise UsageError("deep_supervision", "needs a head with levels", remedy)
+        return SegmentationHead(*given, self.dim, self.stem_dim)
+
+
+def usual_taps(
+    head: DenseHead, depth: int, patch: Sequence[int], read: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """Return the encoder blocks that a segmentation head reads when nothing else is asked for.
+
+    Args:
+        head: kind of head.
+        depth: blocks of the encoder.
+        patch: pixels per token and axis.
+        read: blocks that pre-training's decoder read. Where it read several, heads with levels read
+            the same ones, which were made to hold detail (hi-end-mae.md, "Gotchas").
+    """
+    if head == "simple":
+        return default_taps(depth)
+    between = sorted(tap for tap in read if 0 <= tap < depth - 1)
+    if len(between) < 2:
+        num_skips = min(len(doubling_scales(patch)) - 2, depth - 1)
+        between = [depth * i // (num_skips + 1) for i in range(1, num_skips + 1)]
+    return (*between, -1)
+
+
+@runtime_checkable
+class DeeplySupervised(Protocol):
+    """A head that can also score coarser levels."""
+
+    def all_scores(
+        self, features: Features, images: Float[Tensor, "b c *s"]
+    ) -> tuple[Float[Tensor, "b k *_"], ...]:
+        """Return scores in the images' resolution, then those of coarser levels, finest first."""
+        ...
 
 
 class TaskModel(nn.Module):
@@ -80,7 +126,19 @@ class TaskModel(nn.Module):
         self.head = config.build(encoder.grid, encoder.embed_dim) if head is None else head
 
     def forward(self, batch: Batch) -> Float[Tensor, "b k *s"]:
-        """Return float32 scores: (b, k) for an image task, (b, k, h, w) for a dense one."""
+        """Return float32 scores: (b, k) for an image task, (b, k, *s) for a dense one."""
+        features, images = self._read(batch)
+        return self.head(features, images).float()
+
+    def all_scores(self, batch: Batch) -> tuple[Float[Tensor, "b k *_"], ...]:
+        """Return the same, and with deep supervision those of coarser levels, finest first."""
+        features, images = self._read(batch)
+        if not isinstance(self.head, DeeplySupervised):
+            return (self.head(features, images).float(),)
+        return tuple(scores.float() for scores in self.head.all_scores(features, images))
+
+    def _read(self, batch: Batch) -> tuple[Features, Float[Tensor, "b c *s"]]:
+        """Return the encoder's features, and the images without what is not valid."""
         grid = Grid.for_image(
             batch.images.shape[2:], self.encoder.grid.patch, batch.images.shape[1]
         )
@@ -89,7 +147,7 @@ class TaskModel(nn.Module):
         )
         taps = tuple(tap for tap in self.config.taps if tap >= 0)
         features = self.encoder.encode(context.images, taps=taps, absent=context.absent)
-        return self.head(features, context.images).float()
+        return features, context.images
 
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> Float[Tensor, "b k *s"]:

@@ -39,22 +39,6 @@ def cross_entropy(
     return losses.sum() / weight.sum().clamp_min(1e-6)
 
 
-def dice(scores: Float[Tensor, "b k *s"], target: Int[Tensor, "b *s"]) -> Float[Tensor, ""]:
-    """Return one minus the soft Dice overlap, mean over classes that occur in the batch.
-
-    Overlap is summed over the whole batch, so small objects in single images do not dominate.
-    """
-    known = (target != IGNORED).unsqueeze(1)
-    probability = scores.float().softmax(dim=1) * known
-    truth = functional.one_hot(torch.where(known[:, 0], target, 0), scores.shape[1])
-    truth = truth.movedim(-1, 1).to(probability.dtype) * known
-    axes = [0, *range(2, scores.ndim)]
-    overlap, total = (probability * truth).sum(axes), (probability + truth).sum(axes)
-    occurs = truth.sum(axes) > 0
-    loss = 1.0 - 2.0 * overlap / total.clamp_min(1e-6)
-    return (loss * occurs).sum() / occurs.sum().clamp_min(1)
-
-
 def balanced_weights(counts: Float[Tensor, " k"], power: float = 0.5) -> Float[Tensor, " k"]:
     """Return class weights that fall with frequency, mean one over classes that occur.
 

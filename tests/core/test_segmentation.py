@@ -17,7 +17,7 @@ from mimkit.core.heads.metrics import Scores, confusion
 from mimkit.core.heads.segmentation import default_taps, upsampling_steps
 from mimkit.core.heads.task import TaskConfig, TaskModel, load_task
 from mimkit.core.methods import DecoderConfig, EncoderConfig, MAEConfig, build
-from mimkit.core.objectives.labels import balanced_weights, cross_entropy, dice
+from mimkit.core.objectives.labels import balanced_weights, cross_entropy
 
 SEGMENT = TaskConfig(
     task="segment",
@@ -129,20 +129,11 @@ def test_losses_leave_unlabelled_places_out() -> None:
     changed = scores.clone()
     changed[:, :, :2] += 5.0
     weight = torch.tensor([1.0, 2.0, 4.0])
-    for loss in (cross_entropy, dice):
-        assert loss(scores, target) == loss(changed, target)
+    assert cross_entropy(scores, target) == cross_entropy(changed, target)
     expected = torch.nn.functional.cross_entropy(scores, target, weight, ignore_index=255)
     torch.testing.assert_close(cross_entropy(scores, target, weight), expected)
     unknown = torch.full_like(target, 255)
     assert cross_entropy(scores, unknown) == 0
-    assert dice(scores, unknown) == 0
-
-
-def test_dice_is_zero_for_a_perfect_answer_and_one_for_a_wrong_one() -> None:
-    target = torch.tensor([[0, 1]])
-    right = 50.0 * torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    assert dice(right, target).item() == pytest.approx(0.0, abs=1e-6)
-    assert dice(-right, target).item() == pytest.approx(1.0, abs=1e-6)
 
 
 def test_class_weights_fall_with_frequency() -> None:
@@ -166,8 +157,8 @@ def test_a_head_that_cannot_work_is_refused() -> None:
         replace(SEGMENT, classes=("one",)).build(grid, 16)
     with pytest.raises(UsageError, match="more than 255"):
         replace(CLASSIFY, classes=tuple(map(str, range(256)))).build(grid, 16)
-    with pytest.raises(UsageError, match="2-D"):
-        SEGMENT.build(Grid((2, 2, 2), (4, 4, 4), 1), 16)
+    with pytest.raises(UsageError, match="deep_supervision: needs a head with levels"):
+        replace(SEGMENT, deep_supervision=True).build(grid, 16)
 
 
 def saved(directory, task: TaskConfig | None):
