@@ -21,6 +21,7 @@ from ...core.errors import UsageError
 from ...datasets.errors import DataError
 from ...datasets.store import StoreMeta
 from ..domain import Stored, Valid
+from ..refusals import refuse_other_bands, refuse_other_channels, refuse_other_scale
 from .statistics import Statistics
 
 CLIP_SHARES = (0.005, 0.995)
@@ -94,7 +95,7 @@ class Normaliser:
             UsageError: when the number of channels is not that of the bands.
         """
         stored = _tensor(images)
-        self._check_channels(stored.shape[1])
+        refuse_other_channels(self.bands, stored.shape[1])
         finite = torch.isfinite(stored) if stored.is_floating_point() else None
         factor, summand, low, high = self.coefficients(stored)
         values = torch.addcmul(summand, stored.to(torch.float32), factor)
@@ -113,7 +114,7 @@ class Normaliser:
         Raises:
             UsageError: when the number of channels is not that of the bands.
         """
-        self._check_channels(images.shape[1])
+        refuse_other_channels(self.bands, images.shape[1])
         mean, std = _columns(images, [self.mean, self.std])
         return images.to(torch.float32) * std + mean
 
@@ -124,7 +125,7 @@ class Normaliser:
             UsageError: when the number of channels is not that of the bands.
         """
         stored = _tensor(images)
-        self._check_channels(stored.shape[1])
+        refuse_other_channels(self.bands, stored.shape[1])
         scale, offset = _columns(stored, [self.scale, self.offset])
         return stored.to(torch.float32) * scale + offset
 
@@ -156,15 +157,7 @@ class Normaliser:
         Raises:
             UsageError: naming what is missing, not wanted or out of order.
         """
-        if tuple(names) == self.bands:
-            return
-        missing = [name for name in self.bands if name not in names]
-        surplus = [name for name in names if name not in self.bands]
-        wanted = f"give {', '.join(self.bands)} in this order"
-        parts = [f"lacks {', '.join(missing)}"] if missing else []
-        parts += [f"has {', '.join(surplus)} besides"] if surplus else []
-        reason = " and ".join(parts) or f"has its bands in another order, {', '.join(names)}"
-        raise UsageError(subject, f"{reason}, and the normaliser is for other bands", wanted)
+        refuse_other_bands(self.bands, names, subject)
 
     def check_values(
         self, images: Stored, valid: Valid = None, subject: object = "the images"
@@ -215,16 +208,9 @@ class Normaliser:
         Raises:
             DataError: naming both.
         """
-        for number, said in enumerate(zip(scale, offset, strict=True)):
-            known = (self.scale[number], self.offset[number])
-            if said == (1.0, 0.0) or np.allclose(said, known, rtol=1e-4, atol=1e-9):
-                continue
-            raise DataError(
-                subject,
-                f"states scale and offset {said} for band {self.bands[number]}, and the "
-                f"normaliser has {known}",
-                f"give the numbers of {self.sensor}, or take a model of this kind of data",
-            )
+        known = list(zip(self.scale, self.offset, strict=True))
+        said = list(zip(scale, offset, strict=True))
+        refuse_other_scale(self.bands, known, said, subject, self.sensor)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -295,11 +281,6 @@ class Normaliser:
         if all(max(most * scale, 0.0) + offset < mean for scale, offset, mean in bands):
             reason = f"holds numbers up to {most}, too small for {self.units} of {self.sensor}"
             raise DataError(subject, reason, "give the original and no 8-bit copy of it")
-
-    def _check_channels(self, num_channels: int) -> None:
-        if num_channels != len(self.bands):
-            reason = f"have {num_channels} channels, and the normaliser is for {len(self.bands)}"
-            raise UsageError("the images", reason, f"give {', '.join(self.bands)}")
 
     def coefficients(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return factor, summand, low and high: one multiply-add and one clip do it all.

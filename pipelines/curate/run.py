@@ -11,14 +11,13 @@ from ...datasets.errors import DataError
 from ...datasets.manifest import ManifestRow, write_manifest
 from ...datasets.store import StoreMeta
 from ...domains.curation import dedup
+from ...domains.curation.tables import FileTable, read_table
 from ...domains.satellite.curate import check, pack, scan
 from ...domains.satellite.curate import slice as slicing
 from ...domains.satellite.curate.labels import (
     LabelPlan,
-    TileClasses,
     mask_files,
     plan_labels,
-    read_classes,
 )
 from ...domains.satellite.curate.records import SceneFacts, SceneRef
 from ...domains.satellite.sensors import load_sensor
@@ -47,7 +46,7 @@ class Plan:
     refs: list[SceneRef]
     sensor: str
     labels: LabelPlan | None
-    classes: TileClasses | None
+    classes: FileTable | None
 
     @property
     def array_spec(self) -> str | None:
@@ -114,7 +113,7 @@ def make_plan(config: CurateConfig) -> Plan:
         labels = plan_labels(config.masks, config.mask_attribute, config.mask_classes)
     classes = None
     if config.labels not in (None, "folders"):
-        classes = read_classes(Path(str(config.labels)), config.label_column)
+        classes = read_table(Path(str(config.labels)), config.label_column)
     spec = None if config.array_spec is None else str(config.array_spec.resolve())
     refs = scan.scan(
         config.sources,

@@ -14,11 +14,11 @@ from tiny_scenes import write_scene
 from mimkit.core.errors import UsageError
 from mimkit.datasets.errors import DataError
 from mimkit.datasets.geometry import Geometry
+from mimkit.domains.curation.tables import read_table
 from mimkit.domains.satellite.curate.labels import (
     SceneLabels,
     mask_files,
     plan_labels,
-    read_classes,
 )
 from mimkit.domains.satellite.curate.polygons import read_polygons
 
@@ -183,7 +183,7 @@ def test_points_have_no_area(samples) -> None:
 def test_a_table_names_files_by_the_end_of_their_path(tmp_path: Path) -> None:
     path = tmp_path / "index.csv"
     path.write_text("file,class,split\na/x.jpg,Grass,train\nb/x.jpg,Field,test\n")
-    table = read_classes(path)
+    table = read_table(path)
     assert table.labels[table.key("/data/b/x.jpg") or ""] == "Field"
     assert table.splits[table.key("/data/a/x.jpg") or ""] == "train"
     assert table.key("/data/c/x.jpg") is None
@@ -202,4 +202,4 @@ def test_tables_that_cannot_be_used(tmp_path: Path, content: str, message: str) 
     path = tmp_path / "index.csv"
     path.write_text(content)
     with pytest.raises(UsageError, match=message):
-        read_classes(path)
+        read_table(path)

@@ -6,7 +6,6 @@ from an array on the scene's grid. Class labels come from a table or from folder
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -260,47 +259,3 @@ def _array(path: str, key: str | None, geometry: Geometry) -> np.ndarray:
         reason = f"labels of shape {array.shape} on a scene of {expected}"
         raise DataError(path, reason, "labels must be one value per pixel of the scene")
     return _bytes(array)
-
-
-@dataclass(frozen=True)
-class TileClasses:
-    """Class and official part of files, from a table.
-
-    Attributes:
-        path: the table, for messages.
-        labels: class by file name as written in the table.
-        splits: part by file name; empty when the table has no such column.
-    """
-
-    path: str
-    labels: dict[str, str]
-    splits: dict[str, str]
-
-    def key(self, uri: str) -> str | None:
-        """Return the table's name of a file: the longest tail of the path that is listed."""
-        parts = Path(uri.partition("#")[0]).parts
-        tails = ("/".join(parts[start:]) for start in range(len(parts)))
-        return next((tail for tail in tails if tail in self.labels or tail in self.splits), None)
-
-
-def read_classes(path: Path, column: str = "class") -> TileClasses:
-    """Read a table with the columns file (or uri), class and, if wanted, split.
-
-    Raises:
-        UsageError: when the table does not exist or lacks a column, or holds an unknown split.
-    """
-    if not path.is_file():
-        raise UsageError("labels", f"{path} does not exist", 'name a CSV table or "folders"')
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
-    names = list(rows[0]) if rows else []
-    file = next((n for n in ("file", "uri") if n in names), None)
-    if file is None or (column not in names and "split" not in names):
-        reason = f"{path} has the columns {', '.join(names) or 'none'}"
-        raise UsageError("labels", reason, f"it needs file (or uri) and {column} or split")
-    labels = {row[file]: row[column] for row in rows if row.get(column)}
-    splits = {row[file]: row["split"] for row in rows if row.get("split")}
-    unknown = sorted(set(splits.values()) - {"train", "val", "test"})
-    if unknown:
-        raise UsageError("labels", f"{path} has the split {unknown[0]!r}", "use train, val, test")
-    return TileClasses(str(path), labels, splits)
