@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import colorsys
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from .errors import DataError
+from .files import write_json
 from .volume_geometry import VolumeGeometry
 from .volumes import Volume
 
@@ -72,7 +76,7 @@ class LabelMap:
         Raises:
             DataError: when the two grids differ by more than `GRID_TOLERANCE`.
         """
-        moved = self.volume.reoriented(grid.codes)
+        moved = self.volume.turned_like(grid) or self.volume
         if same_grid(moved.geometry, grid):
             return replace(self, volume=Volume(moved.array, grid))
         raise DataError(
@@ -80,6 +84,100 @@ class LabelMap:
             f"lies on another grid ({describe(moved.geometry)}) than its volume ({describe(grid)})",
             "resample it with order 0, or find the volume it was drawn on",
         )
+
+    def only(self, wanted: Sequence[str], subject: object = "labels") -> LabelMap:
+        """Return some segments, numbered 1, 2, ... in the order asked for; all else is background.
+
+        Raises:
+            DataError: when there is no segment of a name, or several are.
+        """
+        chosen = pick(self.segments, wanted, subject)
+        array = self.volume.array
+        table = np.zeros(int(array.max()) + 1, np.min_scalar_type(len(wanted)))
+        for value, segment in chosen.items():
+            if value < len(table):
+                table[value] = segment.value
+        segments = sorted(chosen.values(), key=lambda segment: segment.value)
+        return LabelMap(self.volume.with_array(table[array]), tuple(segments))
+
+
+class Painter:
+    """Puts segments onto a grid one after the other; a voxel belongs to one of them at most.
+
+    Args:
+        grid: grid of the label map.
+        subject: what errors speak of.
+        largest: largest number that will be painted.
+    """
+
+    def __init__(self, grid: VolumeGeometry, subject: object, largest: int) -> None:
+        self.grid, self.subject = grid, subject
+        self.array = np.zeros(grid.shape, np.min_scalar_type(largest))
+        self._segments: dict[int, Segment] = {}
+
+    def add(self, segment: Segment) -> None:
+        """Say what a number means, also when no voxel has it."""
+        self._segments[segment.value] = segment
+
+    def paint(
+        self,
+        place: tuple[slice | Int[np.ndarray, "..."], ...],
+        mask: Bool[np.ndarray, "i j k"],
+        segment: Segment,
+    ) -> None:
+        """Give a segment's number to voxels.
+
+        Args:
+            place: index of a part of the grid, for each axis a slice, or what `np.ix_` gives.
+            mask: (i, j, k) of that part, True where the segment is.
+            segment: the segment.
+
+        Raises:
+            DataError: where another segment is already.
+        """
+        self.add(segment)
+        part = self.array[place]
+        other = np.unique(part[mask & (part != segment.value)])
+        if other[other > 0].size:
+            names = self._segments[int(other[other > 0][0])].name, segment.name
+            raise DataError(
+                self.subject,
+                f"its segments {names[0]!r} and {names[1]!r} overlap, and a voxel has one label",
+                "read them one at a time with `segments=[NAME]`",
+            )
+        part[mask] = segment.value
+        self.array[place] = part
+
+    def result(self) -> LabelMap:
+        """Return the label map."""
+        segments = sorted(self._segments.values(), key=lambda segment: segment.value)
+        return LabelMap(Volume(self.array, self.grid), tuple(segments))
+
+
+def pick(
+    available: Sequence[Segment], wanted: Sequence[str] | None, subject: object
+) -> dict[int, Segment]:
+    """Return the segments that are wanted, by the number they have in the file.
+
+    Args:
+        available: what a file holds.
+        wanted: names, which get the numbers 1, 2, ... in this order; None takes all as they are.
+        subject: what errors speak of.
+
+    Raises:
+        DataError: when there is no segment of a name, or several are.
+    """
+    if wanted is None:
+        return {segment.value: segment for segment in available}
+    chosen = {}
+    for number, name in enumerate(wanted, 1):
+        same = [segment for segment in available if segment.name == name]
+        if len(same) != 1:
+            have = ", ".join(dict.fromkeys(segment.name for segment in available)) or "none"
+            count = "no segment" if not same else f"{len(same)} segments"
+            raise DataError(subject, f"has {count} {name!r}", f"its segments are {have}")
+        chosen[same[0].value] = replace(same[0], value=number)
+    return chosen
 
 
 def same_grid(one: VolumeGeometry, other: VolumeGeometry) -> bool:
@@ -141,3 +239,42 @@ def label_problems(
         except DataError as error:
             problems.append(error.reason)
     return tuple(problems)
+
+
+NAMED_SUFFIXES = (".nii.gz", ".nii")
+
+
+def names_file(path: Path) -> Path:
+    """Return where names and colours of a NIfTI label map are: `NAME.labels.json` beside it."""
+    lower = path.name.lower()
+    length = next((len(s) for s in NAMED_SUFFIXES if lower.endswith(s)), 0)
+    return path.with_name(f"{path.name[: len(lower) - length]}.labels.json")
+
+
+def write_names(path: Path, segments: Sequence[Segment]) -> Path:
+    """Write names and colours beside a NIfTI label map, and return that file."""
+    table = {str(s.value): {"name": s.name, "colour": list(s.colour)} for s in segments}
+    write_json(names_file(path), {"labels": table})
+    return names_file(path)
+
+
+def names_beside(path: Path) -> tuple[dict[int, str] | None, dict[int, Colour] | None]:
+    """Return names and colours by number from the file beside a label map; None without one.
+
+    Raises:
+        DataError: when that file is damaged.
+    """
+    beside = names_file(path)
+    if not beside.is_file():
+        return None, None
+    try:
+        table = json.loads(beside.read_text("utf-8"))["labels"]
+        names = {int(value): str(entry["name"]) for value, entry in table.items()}
+        colours = {}
+        for value, entry in table.items():
+            red, green, blue = (int(c) for c in entry["colour"])
+            colours[int(value)] = (red, green, blue)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"is no table of labels ({error})"
+        raise DataError(beside, reason, "write it again, or remove it") from error
+    return names, colours

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from jaxtyping import Float64, Shaped
@@ -23,7 +24,9 @@ from jaxtyping import Float64, Shaped
 from .geometry import Affine
 
 NETWORK_CODES = "SPL"
-_OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
+_ENDS = ("LR", "PA", "IS")
+_SAME_AXIS = 0.02
+"""By which share of a voxel's step the step of another grid may differ."""
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -96,9 +99,12 @@ class VolumeGeometry:
     @property
     def codes(self) -> str:
         """Orientation codes of the nearest upright grid, such as "LPS"; all three differ."""
-        from nibabel.orientations import aff2axcodes
-
-        return "".join(str(code) for code in aff2axcodes(self.affine))
+        # The best of all six assignments: nibabel takes axis by axis, so that its answer for an
+        # oblique volume depends on the order of axes.
+        strength = np.abs(self.directions)
+        best = max(permutations(range(3)), key=lambda rows: strength[list(rows), range(3)].sum())
+        signs = self.directions[list(best), range(3)]
+        return "".join(_ENDS[row][int(sign > 0)] for row, sign in zip(best, signs, strict=True))
 
     @property
     def obliqueness(self) -> float:
@@ -138,14 +144,32 @@ class VolumeGeometry:
 
     def reoriented(self, codes: str) -> VolumeGeometry:
         """Return the same voxels with axes permuted and flipped so that `codes` holds."""
+        return self.turned(orientation_change(self.codes, codes))
+
+    def turned(self, change: Float64[np.ndarray, "3 2"]) -> VolumeGeometry:
+        """Return the same voxels with axes permuted and flipped as nibabel describes it."""
         from nibabel.orientations import inv_ornt_aff
 
-        change = orientation_change(self.codes, codes)
         affine = self.affine @ np.asarray(inv_ornt_aff(change, self.shape))
         shape = [0, 0, 0]
         for axis, target in enumerate(change[:, 0].astype(int)):
             shape[target] = self.shape[axis]
         return VolumeGeometry.from_affine(affine, shape)
+
+    def change_to(self, other: VolumeGeometry) -> Float64[np.ndarray, "3 2"] | None:
+        """Return how to permute and flip axes to get the axes of another grid, None if none does.
+
+        Unlike codes it has no doubtful case for oblique volumes.
+        """
+        change = np.linalg.inv(other.affine[:3, :3]) @ self.affine[:3, :3]
+        whole = np.rint(change)
+        each_once = (np.abs(whole).sum(axis=0) == 1).all() and (
+            np.abs(whole).sum(axis=1) == 1
+        ).all()
+        if not each_once or np.abs(change - whole).max() > _SAME_AXIS:
+            return None
+        targets = np.abs(whole).argmax(axis=0)
+        return np.stack([targets, whole[targets, range(3)]], axis=1).astype(np.float64)
 
     def resampled(self, spacing: Sequence[float]) -> VolumeGeometry:
         """Return a grid over the same ground with another spacing in mm.
@@ -203,8 +227,7 @@ def orientation_change(codes: str, wanted: str) -> Float64[np.ndarray, "3 2"]:
     from nibabel.orientations import axcodes2ornt, ornt_transform
 
     for text in (codes, wanted):
-        kinds = {min(letter, _OPPOSITE.get(letter, "")) for letter in text}
-        if len(text) != 3 or len(kinds) != 3 or not set(text) <= set(_OPPOSITE):
+        if sorted(ends for ends in _ENDS for letter in text if letter in ends) != sorted(_ENDS):
             raise ValueError(f"orientation {text!r}; it is three letters such as 'RAS' or 'LPS'")
     return np.asarray(ornt_transform(axcodes2ornt(codes), axcodes2ornt(wanted)), np.float64)
 

@@ -35,14 +35,25 @@ class Volume:
             codes: orientation wanted; without it (depth, height, width) of networks and stores.
 
         Returns:
-            The volume; its array is a view. The way back is `reoriented(volume.geometry.codes)`
-            and gives exactly the array that was given.
+            The volume; its array is a view. The way back is `turned_like(volume.geometry)` and
+            gives exactly the array that was given.
         """
+        return self._turned(orientation_change(self.geometry.codes, codes))
+
+    def turned_like(self, grid: VolumeGeometry) -> Volume | None:
+        """Return the same voxels with the axes of another grid, None if its axes are no others.
+
+        Size and place may still differ.
+        """
+        change = self.geometry.change_to(grid)
+        return None if change is None else self._turned(change)
+
+    def _turned(self, change: Shaped[np.ndarray, "3 2"]) -> Volume:
         from nibabel.orientations import apply_orientation
 
-        change = orientation_change(self.geometry.codes, codes)
-        array = np.asarray(apply_orientation(self.array, change))
-        return Volume(array, self.geometry.reoriented(codes))
+        return Volume(
+            np.asarray(apply_orientation(self.array, change)), self.geometry.turned(change)
+        )
 
     def crop(self, start: Sequence[int], size: Sequence[int]) -> Volume:
         """Return a window that lies inside, as a view.
@@ -82,7 +93,7 @@ def resample(
     from scipy.ndimage import affine_transform
 
     # Both grids are turned alike first, so that the matrix is nearly diagonal and flips are exact.
-    source = volume.reoriented(geometry.codes)
+    source = volume.turned_like(geometry) or volume.reoriented(geometry.codes)
     change = np.linalg.inv(source.geometry.affine) @ geometry.affine
     kind = volume.array.dtype
     whole = kind.kind in "iub"

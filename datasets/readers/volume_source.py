@@ -42,6 +42,8 @@ class VolumeInfo:
             format has none. It may identify a person.
         headers: further facts that identify nobody, such as the convolution kernel.
         doubts: sentences on what reads well and may still be wrong.
+        identifying: headers that may tell who the patient is: keyword to "patient", "staff",
+            "place", "number" or "picture"; see `identifying_headers`.
     """
 
     uri: str
@@ -53,6 +55,7 @@ class VolumeInfo:
     patient: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    identifying: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

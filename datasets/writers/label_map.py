@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from ..files import write_json
-from ..label_map import LabelMap
+from ..label_map import NAMED_SUFFIXES, LabelMap, write_names
 from ..volume_geometry import VolumeGeometry
+from .dicom_seg import write_dicom_seg
 from .nifti import write_nifti_labels
+from .nrrd import write_seg_nrrd
 
-LABEL_SUFFIXES = (".nii.gz", ".nii")
+LABEL_SUFFIXES = (*NAMED_SUFFIXES, ".seg.nrrd", ".dcm")
 
 
 def write_label_map(
-    path: str | Path, labels: LabelMap, *, grid: VolumeGeometry | None = None
+    path: str | Path,
+    labels: LabelMap,
+    *,
+    grid: VolumeGeometry | None = None,
+    series: str | Path | Sequence[Path] | None = None,
 ) -> tuple[Path, ...]:
     """Write a label map in the format that its name says.
 
     Args:
-        path: .nii, .nii.gz with names and colours in a JSON file beside it.
-        labels: numbers and their meaning.
-        grid: grid of the volume that was labelled; the labels are turned to its axes.
+        path: .nii or .nii.gz, with names and colours in `NAME.labels.json` beside it; .seg.nrrd of
+            3D Slicer; .dcm for a DICOM SEG.
+        labels: numbers and their meaning, in any order of axes.
+        grid: grid of the volume that was labelled; the labels are turned to its axes and must lie
+            on it. The file then has exactly this grid. Without it the labels' own grid is written.
+        series: DICOM series that a SEG refers to, as `open_volume` takes it; other formats need
+            none.
 
     Returns:
         The files written.
 
     Raises:
-        DataError: for an unknown suffix, or when the labels do not lie on the grid.
+        DataError: for an unknown suffix, a SEG without a series, or labels that do not lie on the
+            grid.
     """
     path = Path(path)
     if grid is not None:
         labels = labels.on(grid, path)
-    if not path.name.lower().endswith(LABEL_SUFFIXES):
-        raise DataError(path, "has no suffix of a label map", f"use {', '.join(LABEL_SUFFIXES)}")
-    write_nifti_labels(path, labels)
-    names = names_file(path)
-    table = {str(s.value): {"name": s.name, "colour": list(s.colour)} for s in labels.segments}
-    write_json(names, {"labels": table})
-    return path, names
-
-
-def names_file(path: Path) -> Path:
-    """Return where names and colours of a NIfTI label map are: `NAME.labels.json`."""
-    suffix = next(s for s in LABEL_SUFFIXES if path.name.lower().endswith(s))
-    return path.with_name(f"{path.name[: -len(suffix)]}.labels.json")
+    name = path.name.lower()
+    if name.endswith(NAMED_SUFFIXES):
+        write_nifti_labels(path, labels)
+        return path, write_names(path, labels.segments)
+    if name.endswith(".seg.nrrd"):
+        write_seg_nrrd(path, labels)
+    elif name.endswith(".dcm"):
+        if series is None:
+            reason = "a DICOM SEG refers to a DICOM series, and there is none"
+            raise DataError(path, reason, "write .seg.nrrd or .nii.gz, or give `series`")
+        write_dicom_seg(path, labels, series)
+    else:
+        remedy = f"use one of {', '.join(LABEL_SUFFIXES)}"
+        raise DataError(path, "has no suffix of a label map", remedy)
+    return (path,)
