@@ -201,7 +201,8 @@ class VolumeGeometry:
         corners = self.world(corner_indices(self.shape)) @ axes / spacing
         low = corners.min(axis=0)
         shape = np.ceil(corners.max(axis=0) - low - 1e-6).astype(int) + 1
-        return VolumeGeometry.from_axes(axes, spacing.tolist(), axes @ (low * spacing), shape)
+        origin = axes @ (low * spacing)
+        return VolumeGeometry.from_axes(axes, spacing.tolist(), origin.tolist(), shape.tolist())
 
     def distance(self, other: VolumeGeometry) -> float:
         """Return by how many mm the same voxel lies apart at most; infinite for other shapes."""

@@ -99,8 +99,14 @@ def resample(
     whole = kind.kind in "iub"
     array = source.array.astype(np.float32) if whole and order > 0 else source.array
     # "nearest" extends the outermost voxels; what lies beyond their outer faces is filled after.
+    matrix, offset = change[:3, :3], change[:3, 3]
     moved = affine_transform(
-        array, change[:3, :3], change[:3, 3], geometry.shape, order=order, mode="nearest"
+        array,
+        matrix,
+        offset,  # pyright: ignore[reportArgumentType]  # scipy's stub knows numbers only
+        geometry.shape,
+        order=order,
+        mode="nearest",
     )
     if whole and order > 0:
         limits = (False, True) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)

@@ -310,7 +310,7 @@ def decode(frame: Frame) -> Shaped[np.ndarray, "rows columns"]:
         DataError: when it is damaged, compressed in a way that nothing here decodes, or of
             another size than its header says.
     """
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     _check_codestream(frame)
     with parsing(frame.path):

@@ -151,7 +151,7 @@ class _Pixels:
 
     def frame(self, index: int) -> Shaped[np.ndarray, "rows columns"]:
         """Return the stored numbers of a frame."""
-        from pydicom.pixels import pixel_array
+        from pydicom.pixels.utils import pixel_array
 
         num_pixels = self._shape[0] * self._shape[1]
         if self._bits is None:

@@ -63,8 +63,11 @@ def find_series(
         root, series = Path(name), series or marked or None
         found = discover_series(root)
     else:
-        root = paths[0].parent if len(paths) > 1 else paths[0]
-        found = grouped(paths)
+        files = list(paths)
+        if not files:
+            raise DataError("series", "has no files", "name at least one")
+        root = files[0] if len(files) == 1 else files[0].parent
+        found = grouped(files)
     if found.broken:
         more = f" (and {len(found.broken) - 1} more files)" if len(found.broken) > 1 else ""
         raise DataError(root, f"{found.broken[0]}{more}", "remove or replace the damaged files")

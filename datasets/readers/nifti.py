@@ -145,7 +145,8 @@ def _header(path: Path) -> Any:
         raise DataError(path, "is no NIfTI file", "convert it, or rename it to what it is")
     try:
         header = kind(block[:size])
-        header.get_data_shape(), header.get_data_dtype()
+        header.get_data_shape()
+        header.get_data_dtype()
     except (HeaderDataError, WrapStructError, ValueError, KeyError) as error:
         raise DataError(path, f"its NIfTI header is wrong ({error})", "write it again") from error
     return header

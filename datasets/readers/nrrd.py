@@ -211,7 +211,7 @@ def _axes(path: Path, fields: dict[str, Any]) -> tuple[int, list[int], np.ndarra
     origin = np.asarray(fields["space origin"], np.float64)
     if directions.shape != (len(sizes), 3) or origin.shape != (3,):
         raise DataError(path, "its directions do not fit its axes", "write it again")
-    in_space = np.isfinite(directions).all(axis=1)
+    in_space: np.ndarray = np.isfinite(directions).all(axis=1)
     listed = 1
     if len(sizes) == 4 and not in_space[0] and in_space[1:].all():
         listed, sizes, directions = sizes[0], sizes[1:], directions[1:]

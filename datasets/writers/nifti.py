@@ -38,7 +38,7 @@ def write_nifti(path: str | Path, volume: Volume) -> None:
             with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
                 image.to_stream(packed)
         else:
-            image.to_stream(stream)
+            image.to_stream(stream)  # pyright: ignore[reportArgumentType]
 
 
 def write_nifti_labels(path: str | Path, labels: LabelMap) -> None:
