@@ -82,8 +82,10 @@ def token_classes(
         num_classes: classes that there are.
     """
     dtype = next(t for t in (torch.int16, torch.int32, torch.int64) if num_classes + 2 < _bits(t))
-    place = maps.clamp(-1, num_classes).to(dtype) + 1
-    bits = torch.bitwise_left_shift(torch.ones((), dtype=dtype, device=maps.device), place)
+    # In place: for a large batch, fetching memory costs more than the arithmetic.
+    place = maps.to(dtype, copy=True).clamp_(-1, num_classes).add_(1)
+    one = torch.ones((), dtype=dtype, device=maps.device)
+    bits = torch.bitwise_left_shift(one, place, out=place)
     for axis, length in enumerate(patch, 1):
         # Rows first: halves of many rows are long runs of memory.
         bits = _fold(bits.unflatten(axis, (-1, length)), axis + 1).squeeze(axis + 1)
@@ -128,8 +130,10 @@ def claims(member: Bool[Tensor, "b g n"], free: Bool[Tensor, "b n"]) -> Int[Tens
         free: tokens that can be claimed.
     """
     num = member.shape[1]
-    rank = torch.arange(num, device=member.device)[:, None]
-    return torch.where(member & free[:, None], rank, num).amin(dim=1)
+    claim = torch.full_like(free, num, dtype=torch.int64)
+    for region in reversed(range(num)):
+        claim.masked_fill_(member[:, region], region)
+    return claim.masked_fill_(~free, num)
 
 
 def same_share(
@@ -143,7 +147,7 @@ def same_share(
     Args:
         claim: region of each token; none of those from `num_regions` on is chosen.
         noise: in [0, 1).
-        share: of each sample, float64; share times tokens is rounded half to even.
+        share: of each sample; share times tokens is rounded half to even.
         num_regions: regions that there are.
     """
     zeros = torch.zeros(len(claim), num_regions + 1, dtype=torch.int64, device=claim.device)
@@ -195,7 +199,8 @@ class RegionMask:
         covered = self.covered(member, context)
         noise = context.noise.uniform("mask", tuple(bits.shape)).to(device)
         score = self.score(bits, member, covered, noise, absent)
-        hidden = membership(score.topk(self.num_predict, dim=1).indices, bits.shape[1])
+        most = score.topk(self.num_predict, dim=1, sorted=False).indices
+        hidden = membership(most, bits.shape[1])
         # Raster order decides who is left out where the counts do not add up to the grid.
         place = torch.arange(bits.shape[1], device=device)
         seen_score = -(place + hidden * bits.shape[1]).float()
@@ -248,7 +253,7 @@ class RegionMask:
             num_free = free.sum(dim=1)
             # The rest of the grid is covered or absent, and hidden.
             budget = self.num_predict - (bits.shape[1] - num_free)
-            share = budget.double().clamp_min(0) / num_free.clamp_min(1)
+            share = budget.clamp_min(0) / num_free.clamp_min(1)
             num = len(self.regions.regions)
             chosen = same_share(claims(member, free), noise, share, num)
         elif self.rest == "foreground":

@@ -22,7 +22,7 @@ from ..encoders.vit import ViT
 from ..errors import UsageError, WeightsError
 from ..grid import Grid
 from ..masking.facial import FACE
-from ..masking.plan import check_counts, seen_and_hidden
+from ..masking.plan import check_counts, count, seen_and_hidden
 from ..masking.region_maps import COVERED, RegionMask, Rest
 from ..masking.strategies import MaskStrategy, RandomMask
 from ..method import Head, Method, Objective
@@ -119,9 +119,9 @@ def mask(config: FSFMConfig, grid: Grid) -> MaskStrategy:
     """
     counts = seen_and_hidden(grid.num_tokens, config.mask_ratio)
     if config.as_published:
-        # The release truncates both, and drops a token that is in neither.
+        # The release truncates both counts, and drops a token that is in neither.
         ratio, num = config.mask_ratio, grid.num_tokens
-        counts = int(num * (1 - ratio)), int(num * ratio)
+        counts = int(num * (1 - ratio)), count(num, ratio)
         check_counts(num, *counts)
     if config.masking == "random":
         return RandomMask(*counts)

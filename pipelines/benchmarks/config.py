@@ -10,7 +10,17 @@ import tyro
 
 from ...core.errors import UsageError
 
-Part = Literal["mae", "mae3d", "selective", "methods", "loader", "predict", "encoder-memory"]
+Part = Literal[
+    "mae",
+    "mae3d",
+    "selective",
+    "methods",
+    "loader",
+    "predict",
+    "encoder-memory",
+    "region-masks",
+    "fsfm",
+]
 FULL_SCENE = 20_000  # pixels per side for which the goal of `predict` is stated
 
 
@@ -28,7 +38,9 @@ class BenchmarkConfig:
     MONAI's MaskedAutoEncoderViT. `selective`: a step of SelectiveMAE beside one of MAE. `methods`:
     a step of every method beside one of MAE with an equal encoder. `loader`: random samples of a
     store beside zarr-python. `predict`: peak memory of `mimkit predict` on a large synthetic scene.
-    `encoder-memory`: what the encoder keeps for its backward pass at several mask ratios."""
+    `encoder-memory`: what the encoder keeps for its backward pass at several mask ratios.
+    `region-masks`: masks that follow facial regions, beside a loop over images. `fsfm`: a step of
+    FSFM beside the same losses with an encoder pass for each."""
     seconds: float = 120.0
     """Seconds of each timed comparison; every side gets at least three turns in any case."""
     num_threads: int | None = None

@@ -168,17 +168,29 @@ class Ours:
         """Make the method and its engine."""
         torch.manual_seed(0)
         grid = work.grid_of(self.config.encoder.patch_size)
-        method, images = build(self.config, grid).to(work.device), work.images()
-        engine = PlainEngine(
-            method, OPTIM, batch_size=work.batch_size, num_epochs=_NUM_EPOCHS, device=work.device
-        )
+        method, images = build(self.config, grid), work.images()
         batch = Batch(images, None, torch.arange(len(images), device=work.device))
-        noise = Noise(0, work.device)
+        return engine_step(method, batch, work, training_flops(method).training)
 
-        def run() -> Tensor:
-            return engine.step([batch], Progress(1.0, _NUM_EPOCHS), noise).loss
 
-        return Step(method, images, run, training_flops(method).training)
+def engine_step(model: nn.Module, batch: Batch, work: Workload, flops: int) -> Step:
+    """Return a step of a pre-training method, or of what computes its losses, on one batch.
+
+    Args:
+        model: a `Trainable`.
+        batch: on the device of `work`.
+        work: tells the device.
+        flops: of one image in a step, by formula.
+    """
+    engine = PlainEngine(
+        model, OPTIM, batch_size=work.batch_size, num_epochs=_NUM_EPOCHS, device=work.device
+    )
+    noise = Noise(0, work.device)
+
+    def run() -> Tensor:
+        return engine.step([batch], Progress(1.0, _NUM_EPOCHS), noise).loss
+
+    return Step(model, batch.images, run, flops)
 
 
 def peak_growth(sides: Sequence[Side], place: int, work: Workload, num_steps: int = 3) -> int:
