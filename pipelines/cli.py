@@ -45,11 +45,23 @@ VERBS: dict[str, Verb] = {
     "doctor": Verb("doctor", "DoctorConfig", "check this machine and say what will be slow"),
     "demo": Verb("demo", "DemoConfig", "run the whole chain on pixels inside the package"),
     "recipe": Verb("recipe_verb", "RecipeConfig", "list, show or compare recipes"),
-    "curate": Verb("curate.run", "CurateConfig", "turn raw files into a store for training"),
+    "curate": Verb(
+        "curate.run",
+        "CurateConfig",
+        "turn raw files into a store for training",
+        domains={"ct": Verb("curate.ct", "CurateCtConfig", "turn CT volumes into a store")},
+    ),
     "inspect": Verb("inspect", "InspectConfig", "describe a file, a store, a model or a run"),
     "pretrain": Verb("pretrain", "PretrainConfig", "train an encoder on a store, without labels"),
     "finetune": Verb("finetune", "FinetuneConfig", "train a model for a task, with labels"),
-    "evaluate": Verb("evaluate", "EvaluateConfig", "measure a frozen encoder with probes"),
+    "evaluate": Verb(
+        "evaluate",
+        "EvaluateConfig",
+        "measure a frozen encoder with probes",
+        domains={
+            "faces": Verb("faces.evaluate", "EvaluateFacesConfig", "judge a detector of fakes")
+        },
+    ),
     "embed": Verb("embed", "EmbedConfig", "write the embeddings of scenes or of a store"),
     "predict": Verb("predict", "PredictConfig", "write a map for a scene of any size"),
     "report": Verb("report", "ReportConfig", "write a run as one self-contained HTML page"),

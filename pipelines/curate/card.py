@@ -66,6 +66,8 @@ def summarise(
     num_broken: int,
     official: bool,
     seconds: float,
+    domain: str = "satellite",
+    nouns: tuple[str, str] = ("scenes", "tiles"),
 ) -> CurateReport:
     """Count what was kept and rejected.
 
@@ -74,10 +76,12 @@ def summarise(
         metas: stores by folder.
         leakage: distance of the parts.
         out: folder of the store.
-        num_scenes: scenes found.
-        num_broken: scenes that were rejected as a whole.
+        num_scenes: files found.
+        num_broken: files that were rejected as a whole.
         official: whether the parts come from a table.
         seconds: wall-clock time.
+        domain: name of the domain.
+        nouns: what the domain calls files and samples.
     """
     kept = Counter(row.split or "train" for row in rows if row.status == KEPT)
     rejected = Counter(row.status for row in rows if row.status != KEPT)
@@ -89,8 +93,10 @@ def summarise(
         rejected=dict(sorted(rejected.items())),
         groups={name: meta.num_samples for name, meta in sorted(metas.items())},
         leakage=leakage,
-        notes=tuple(_notes(rows, kept, metas, leakage, official)),
+        notes=tuple(_notes(rows, kept, metas, leakage, official, domain, nouns)),
         seconds=seconds,
+        domain=domain,
+        nouns=nouns,
     )
 
 
@@ -100,18 +106,25 @@ def _notes(
     metas: Mapping[str, StoreMeta],
     leakage: Leakage,
     official: bool,
+    domain: str,
+    nouns: tuple[str, str],
 ) -> list[str]:
-    num_places = len({row.group for row in rows if row.status == KEPT})
-    why = "" if official else f", with {num_places} places to divide (see --split and --cell-km)"
-    notes = [f"no tile in {name}{why}" for name in SPLITS[1:] if not kept.get(name)]
-    if kept.get("test") and leakage.train_test_gap_km is None:
-        notes.append("distance of train and test unknown: the scenes have no position")
+    files, samples = nouns
+    on_earth = domain == "satellite"
+    num_groups = len({row.group for row in rows if row.status == KEPT})
+    groups = "places" if on_earth else "groups"
+    hint = " (see --split and --cell-km)" if on_earth else ""
+    why = "" if official else f", with {num_groups} {groups} to divide{hint}"
+    notes = [f"no {samples[:-1]} in {name}{why}" for name in SPLITS[1:] if not kept.get(name)]
+    if on_earth and kept.get("test") and leakage.train_test_gap_km is None:
+        notes.append(f"distance of train and test unknown: the {files} have no position")
     if leakage.near_duplicate_pairs:
         notes.append(f"{leakage.near_duplicate_pairs} pairs of look-alikes in different parts")
     if leakage.train_test_gap_km == 0:
-        notes.append("train and test tiles touch; --buffer-km keeps them apart")
+        notes.append(f"train and test {samples} touch; --buffer-km keeps them apart")
     if len(metas) > 1:
-        notes.append("several stores, because the scenes differ in number type; --group names one")
+        reason = f"several stores, because the {files} differ in number type"
+        notes.append(f"{reason}; --group names one")
     if any(row.licence is None for row in rows):
         notes.append("no licence given; --licence records it")
     return notes

@@ -1,0 +1,1 @@
+"""Stages of curation for CT: scan, cut (which checks first), divide, pack."""

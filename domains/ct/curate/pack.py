@@ -1,0 +1,212 @@
+"""Stage `pack`: write the kept crops into a store, shard by shard.
+
+Rows of a store are the kept crops sorted by id, so its bytes depend on the set of crops alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from ....core.errors import UsageError
+from ....datasets.errors import DataError
+from ....datasets.manifest import KEPT, ManifestRow
+from ....datasets.samples import UNLABELLED, Sample
+from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
+from ....datasets.volume_geometry import NETWORK_CODES
+from ...curation.records import StageResult
+from ..normalise import BAND, UNITS
+from .cut import crop, cut_voxels, volume_id
+from .records import Triple, VolumeFacts, VolumeRef
+from .volumes import IGNORE, Loaded, ReadParams, VolumeRejectedError, checksum, class_table, load
+
+VERSION = 1
+BACKGROUND = "background"
+_DTYPE = "int16"
+_LEAST_SHARD, _LARGEST_SHARD = 16 << 20, 256 << 20  # bytes before compression
+_WANTED_SHARDS = 16  # of a small store, so that several workers have something to do
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackParams:
+    """What all crops of a run have in common.
+
+    Attributes:
+        read: how volumes are read.
+        classes: names of classes, background first; empty without labels.
+        seed: of the run.
+    """
+
+    read: ReadParams
+    classes: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class PackUnit:
+    """One shard of the store.
+
+    Attributes:
+        folder: of the store.
+        shard: number of the shard.
+        meta: of the store.
+        volumes: that crops come from.
+        names: (number, name) of the labels of each volume.
+        crops: (position in `volumes`, start, checksum) in the order of rows.
+    """
+
+    folder: str
+    shard: int
+    meta: StoreMeta
+    volumes: tuple[VolumeRef, ...]
+    names: tuple[tuple[tuple[int, str], ...], ...]
+    crops: tuple[tuple[int, Triple, str], ...]
+
+
+def choose_classes(volumes: Mapping[str, VolumeFacts]) -> tuple[str, ...]:
+    """Return the classes of a store, background first, the others by number and name.
+
+    Raises:
+        UsageError: when volumes come with different tables of names, because what one table does
+            not name would pass for background.
+    """
+    tables = {v.ref.names: v.ref for v in volumes.values() if v.names and v.ref.names is not None}
+    if len(tables) > 1:
+        first, second = list(tables.values())[:2]
+        reason = f"{first.labels} and {second.labels} have different tables of names"
+        remedy = "curate them into two folders, or without labels (--labels none)"
+        raise UsageError("labels", reason, remedy)
+    pairs = {pair for volume in volumes.values() for pair in volume.names}
+    if not pairs:
+        return ()
+    named = dict.fromkeys(name for _, name in sorted(pairs) if name not in (IGNORE, BACKGROUND))
+    return (BACKGROUND, *named)
+
+
+def place(
+    rows: Sequence[ManifestRow], params: PackParams
+) -> tuple[list[ManifestRow], dict[str, StoreMeta]]:
+    """Decide which row of the store every kept crop goes to.
+
+    Returns:
+        All rows, kept ones with store and row; and the meta data of the store by its folder.
+    """
+    kept = sorted((row for row in rows if row.status == KEPT), key=lambda row: row.id)
+    if not kept:
+        return list(rows), {}
+    meta = _meta(kept, params)
+    placed = {
+        row.id: replace(row, store_group=meta.group_name, row=number, stage="pack")
+        for number, row in enumerate(kept)
+    }
+    return [placed.get(row.id, row) for row in rows], {meta.group_name: meta}
+
+
+def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
+    size, spacing = params.read.size, params.read.spacing
+    digest = hashlib.sha256(repr(params.classes).encode())
+    for row in members:
+        digest.update(f"{row.id} {row.sha} {row.split}\n".encode())
+    total = len(members) * int(np.prod(size)) * np.dtype(_DTYPE).itemsize
+    target = min(max(total // _WANTED_SHARDS, _LEAST_SHARD), _LARGEST_SHARD)
+    return StoreMeta(
+        domain="ct",
+        sensor="ct",
+        bands=(BAND,),
+        size=size,
+        dtype=_DTYPE,
+        scale=(1.0,),
+        offset=(0.0,),
+        num_samples=len(members),
+        shard=samples_per_shard(1, size, _DTYPE, target),
+        units=UNITS,
+        seed=params.seed,
+        classes=params.classes,
+        fingerprint=digest.hexdigest()[:32],
+        facts={
+            "spacing": None if spacing is None else list(spacing),
+            "window": list(params.read.window),
+            "orientation": NETWORK_CODES,
+        },
+    )
+
+
+def plan_units(
+    rows: Sequence[ManifestRow],
+    volumes: Mapping[str, VolumeFacts],
+    out: Path,
+    metas: Mapping[str, StoreMeta],
+) -> list[PackUnit]:
+    """Return the shards of the store as units of work."""
+    units = []
+    for name, meta in metas.items():
+        members = sorted((r for r in rows if r.store_group == name), key=lambda r: r.row or 0)
+        for shard, start in enumerate(range(0, len(members), meta.shard)):
+            part = members[start : start + meta.shard]
+            ids = list(dict.fromkeys(volume_id(row) for row in part))
+            number = {name: i for i, name in enumerate(ids)}
+            crops = tuple((number[volume_id(row)], _start(row), row.sha or "") for row in part)
+            refs = tuple(volumes[name].ref for name in ids)
+            names = tuple(volumes[name].names for name in ids)
+            units.append(PackUnit(str(out / name), shard, meta, refs, names, crops))
+    return units
+
+
+def _start(row: ManifestRow) -> Triple:
+    return row.front or 0, row.top or 0, row.left or 0
+
+
+def pack_shard(unit: PackUnit, params: PackParams) -> StageResult:
+    """Write one shard.
+
+    Raises:
+        DataError: when a volume has changed since it was cut.
+    """
+    writer = StoreWriter(unit.folder, unit.meta)
+    writer.write_shard(unit.shard, samples(unit, params))
+    return StageResult(counters={"packed": len(unit.crops)})
+
+
+def samples(unit: PackUnit, params: PackParams) -> Iterator[Sample]:
+    """Yield the samples of a shard in the order of their rows."""
+    for number, run in groupby(unit.crops, key=lambda crop: crop[0]):
+        ref = unit.volumes[number]
+        try:
+            loaded = load(ref, params.read)
+        except VolumeRejectedError as rejected:
+            raise _changed(ref) from rejected
+        for _, start, sha in run:
+            voxels, body = cut_voxels(loaded, start, params.read.size)
+            if checksum(voxels, body) != sha:
+                raise _changed(ref)
+            labels = None
+            if params.classes:
+                table = unit.names[number]
+                labels = crop_classes(loaded, table, params.classes, start, params.read.size)
+            yield Sample(voxels[None], body, labels)
+
+
+def crop_classes(
+    loaded: Loaded,
+    names: Sequence[tuple[int, str]],
+    classes: Sequence[str],
+    start: Triple,
+    size: Triple,
+) -> np.ndarray | None:
+    """Return the class of every voxel of a crop, 255 beyond the volume; None without labels."""
+    if loaded.labels is None:
+        return None
+    numbers = crop(loaded.labels, start, size, 0)
+    table = class_table(names, classes, int(numbers.max()))
+    inside = crop(np.ones_like(loaded.body), start, size, 0)
+    return np.where(inside, table[numbers], UNLABELLED).astype(np.uint8)
+
+
+def _changed(ref: VolumeRef) -> DataError:
+    remedy = "leave the sources alone and run the same command again"
+    return DataError(ref.uri, "changed while it was being curated", remedy)
