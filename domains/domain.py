@@ -31,6 +31,7 @@ Valid = Bool[np.ndarray, "b *s"] | Bool[Tensor, "b *s"] | None
 
 DOMAINS = {
     "ct": "mimkit.domains.ct.domain:CT",
+    "faces": "mimkit.domains.faces.domain:FACES",
     "satellite": "mimkit.domains.satellite.domain:SATELLITE",
 }
 """Domain by name, as "module:attribute"; a module is imported when its domain is asked for."""

@@ -45,11 +45,24 @@ EXAMPLES = {
         shard=6,
         classes=("a", "b", "c"),
     ),
+    "faces": StoreMeta(
+        domain="faces",
+        sensor="face",
+        bands=("red", "green", "blue"),
+        size=(24, 32),
+        dtype="uint8",
+        scale=(1 / 255,) * 3,
+        offset=(0.0,) * 3,
+        units="intensity",
+        num_samples=6,
+        shard=6,
+        classes=("a", "b", "c"),
+    ),
 }
-RANGES = {"satellite": (100, 9000), "ct": (-900, 1200)}
+RANGES = {"satellite": (100, 9000), "ct": (-900, 1200), "faces": (0, 256)}
 """Stored numbers that occur."""
 
-BRIGHT_DARK = {"satellite": (8000, 200), "ct": (200, -100)}
+BRIGHT_DARK = {"satellite": (8000, 200), "ct": (200, -100), "faces": (220, 20)}
 """Stored numbers that no clipping makes equal."""
 
 
@@ -58,7 +71,7 @@ def test_every_domain_has_an_example() -> None:
 
 
 def test_unknown_domain_is_an_answer() -> None:
-    with pytest.raises(UsageError, match="'moon': is not known; use one of ct, "):
+    with pytest.raises(UsageError, match="'moon': is not known; use one of ct, faces, "):
         get_domain("moon")
 
 
