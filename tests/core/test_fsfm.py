@@ -1,0 +1,405 @@
+"""FSFM: masks that follow regions, one mask token for two decoders, a teacher of the whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_methods import tiny
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mimkit.core.batch import Batch, Progress
+from mimkit.core.checkpoints.published import import_published
+from mimkit.core.decoders.pooled import PooledDecoder
+from mimkit.core.errors import UsageError, WeightsError
+from mimkit.core.grid import Grid
+from mimkit.core.masking.facial import CLASSES, FACE
+from mimkit.core.masking.plan import MaskPlan
+from mimkit.core.masking.region_maps import (
+    COVERED,
+    RegionMask,
+    token_classes,
+    token_regions,
+)
+from mimkit.core.method import Method, Output
+from mimkit.core.methods import EncoderConfig, FSFMConfig, build
+from mimkit.core.methods.fsfm import PooledDecoderConfig
+from mimkit.core.noise import FixedNoise, Noise
+from mimkit.core.objectives.alignment import WholeImageAlignment
+from mimkit.core.objectives.contrastive import info_nce, nt_xent
+from mimkit.core.tokens import membership
+from mimkit.core.training.engine import split
+from mimkit.core.views import join_plans, stack_views
+from mimkit.pipelines.benchmarks.region_masks import LoopMask, face_maps, region_context
+
+GRID = Grid.for_image((32, 32), 4, 3)
+NAMES = [region.name for region in FACE.regions]
+
+
+def config(**options) -> FSFMConfig:
+    made = tiny("fsfm", **options)
+    assert isinstance(made, FSFMConfig)
+    return made
+
+
+def make(**options) -> Method:
+    torch.manual_seed(0)
+    return build(config(**options), GRID)
+
+
+def faces(num: int = 4, seed: int = 1, regions: bool = True) -> Batch:
+    images = torch.randn(num, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    maps = face_maps(num, 32, seed) if regions else None
+    return Batch(images, None, torch.arange(num), regions=maps)
+
+
+def step(method: Method, batch: Batch, plan: MaskPlan | None = None) -> Output:
+    return method(batch, Progress(0.0, 10), Noise(3), plan)
+
+
+def members(batch: Batch) -> Tensor:
+    assert batch.regions is not None
+    bits = token_classes(batch.regions, GRID.patch, len(CLASSES))
+    return token_regions(bits, FACE.regions)
+
+
+def hidden(output: Output) -> Tensor:
+    return membership(output.plan.predict, GRID.num_tokens)
+
+
+def rows_of(scope: Tensor, choice: Tensor) -> Tensor:
+    """Return how many tokens of a scope are chosen, per sample."""
+    return (scope & choice).sum(dim=1)
+
+
+@pytest.mark.parametrize("drawn", range(FACE.num_drawn))
+@pytest.mark.parametrize(
+    ("size", "patch", "ratio"),
+    [(64, 4, 0.75), (42, 6, 0.5), (60, 12, 0.75), (112, 16, 0.6), (64, 8, 0.1)],
+)
+def test_masks_are_those_of_the_loop(drawn: int, size: int, patch: int, ratio: float) -> None:
+    num, num_tokens = 24, (size // patch) ** 2
+    random = torch.Generator().manual_seed(drawn)
+    maps = face_maps(num, size, seed=drawn)
+    maps[::3] = (
+        torch.randint(0, 11, (8, size // patch, size // patch), generator=random)
+        .to(torch.int8)
+        .repeat_interleave(patch, 1)
+        .repeat_interleave(patch, 2)
+    )
+    noise = torch.rand(num, num_tokens, generator=random)
+    num_hidden = round(num_tokens * ratio)
+    draws = FixedNoise({"mask": noise, "region": torch.tensor([(drawn + 0.5) / FACE.num_drawn])})
+    strategy = RegionMask(num_tokens - num_hidden, num_hidden, FACE, shared_draw=True)
+    plan = strategy(region_context(maps, patch, draws))
+    wanted, region = LoopMask(num_hidden, patch)(maps, drawn, noise)
+    assert torch.equal(membership(plan.predict, num_tokens), wanted)
+    assert torch.equal(plan.subsets[COVERED], region)
+    assert torch.equal(membership(plan.visible, num_tokens), ~wanted)
+
+
+def test_classes_of_tokens_are_counted_pixel_by_pixel() -> None:
+    maps = torch.randint(-3, 15, (5, 7, 15), generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.int8, torch.int64):
+        bits = token_classes(maps.to(dtype), (7, 5), 11)
+        assert bits.shape == (5, 3)
+        for image in range(5):
+            for token in range(3):
+                pixels = maps[image, :, 5 * token : 5 * token + 5]
+                found = {k for k in range(11) if int(bits[image, token]) >> (k + 1) & 1}
+                assert found == {int(k) for k in pixels.unique() if 0 <= k < 11}
+
+
+def test_each_image_loses_a_region_that_it_shows() -> None:
+    batch, num = faces(32), GRID.num_tokens
+    output = step(make(), batch)
+    region, member = output.plan.subsets[COVERED], members(batch)
+    assert region.any(dim=1).all()
+    assert rows_of(region, hidden(output)).equal(region.sum(dim=1)), "a region is hidden whole"
+    drawn = [
+        {NAMES[g] for g in range(8) if torch.equal(region[i], member[i, g])} for i in range(32)
+    ]
+    assert all(names & set(NAMES[: FACE.num_drawn]) for names in drawn)
+    assert len(set.union(*drawn)) >= 4, "images lose different regions"
+    without_hair = torch.where(batch.regions == 10, 0, batch.regions)
+    bald = step(make(), replace(batch, regions=without_hair)).plan.subsets[COVERED]
+    assert bald.any(dim=1).all()
+    assert hidden(output).sum(dim=1).tolist() == [num * 3 // 4] * 32
+
+
+def test_a_batch_shares_its_region_as_published() -> None:
+    batch = faces(8)
+    batch.regions[0][batch.regions[0] >= 2] = 1  # a face of skin
+    draws = FixedNoise({"region": torch.tensor([2.5 / 6])})
+    output = make(as_published=True)(batch, Progress(0.0, 10), draws)
+    assert torch.equal(output.plan.subsets[COVERED], members(batch)[:, NAMES.index("nose")])
+    assert not output.plan.subsets[COVERED][0].any()
+    assert output.loss.isfinite()
+
+
+@pytest.mark.parametrize("masking", ["crfr-p", "crfr-r", "frp", "fasking-i", "random"])
+def test_variants_differ_in_what_is_hidden(masking: str) -> None:
+    batch = faces(64)
+    method = make(masking=masking)
+    output = step(method, batch)
+    chosen, member = hidden(output), members(batch)
+    assert chosen.sum(dim=1).tolist() == [48] * 64
+    covering = masking.startswith("crfr")
+    assert ("region" in output.terms) == covering
+    region = output.plan.subsets.get(COVERED, torch.zeros_like(chosen))
+    assert region.any(dim=1).all() == covering
+    if masking == "fasking-i":
+        parts = member[:, [0, 1, 2, 3, 5]].any(dim=1)
+        full = parts.sum(dim=1) <= 48
+        assert full.any()
+        assert (chosen | ~parts)[full].all(), "facial parts come first"
+        return
+    claimed = member[:, NAMES.index("boundary")] | member[:, : NAMES.index("boundary")].any(dim=1)
+    background = member[:, NAMES.index("background")] & ~claimed & ~region
+    background &= ~member[:, NAMES.index("hair")]
+    large = background.sum(dim=1) > 8
+    share = rows_of(chosen, ~region) / (~region).sum(dim=1)
+    apart = (rows_of(chosen, background) / background.sum(dim=1) - share)[large].abs().mean()
+    assert (apart < 0.04) == (masking in ("crfr-p", "frp")), "every region gives the same share"
+
+
+@pytest.mark.parametrize("masking", ["crfr-p", "crfr-r", "frp", "fasking-i"])
+def test_without_a_map_any_token_is_hidden(masking: str) -> None:
+    method, batch = make(masking=masking), faces(regions=False)
+    output = step(method, batch)
+    empty = replace(batch, regions=torch.zeros(4, 32, 32, dtype=torch.int8))
+    other = step(method, empty)
+    assert torch.equal(output.plan.predict, other.plan.predict)
+    assert float(output.terms.get("region", torch.zeros(())).detach()) == 0.0
+    many = method.context(faces(800, regions=False), Progress(0.0, 10), Noise(0))
+    often = membership(method.mask(many).predict, GRID.num_tokens).float().mean(dim=0)
+    assert (often - 0.75).abs().max() < 0.08, "all tokens alike"
+
+
+def test_a_region_larger_than_the_budget_is_hidden_in_part() -> None:
+    batch = replace(faces(), regions=torch.full((4, 32, 32), 10))
+    output = step(make(mask_ratio=0.25), batch)
+    assert hidden(output).sum(dim=1).tolist() == [16] * 4
+    assert torch.equal(output.plan.subsets[COVERED], hidden(output))
+    assert torch.equal(output.terms["region"], output.terms["pixels"])
+
+
+def test_absent_tokens_are_hidden_and_of_no_region() -> None:
+    batch = faces(6)
+    valid = torch.ones(6, 32, 32, dtype=torch.bool)
+    valid[:, :, :12] = False
+    output = step(make(), replace(batch, valid=valid))
+    absent = output.plan.absent
+    assert absent is not None
+    assert not (output.plan.subsets[COVERED] & absent).any()
+    assert not absent.gather(1, output.plan.visible).any()
+    assert hidden(output).sum(dim=1).tolist() == [48] * 6
+    assert (hidden(output) | ~absent).all()
+
+
+def test_the_region_counts_once_more() -> None:
+    batch, method = faces(), make()
+    output = step(method, batch)
+    results = output.per_sample
+    truth = method.objectives["pixels"]
+    seen = truth(output.features, output.plan, output.context, {})
+    inside = output.plan.subsets[COVERED].gather(1, output.plan.predict).float()
+    mean = (seen.per_token * inside).sum(dim=1) / inside.sum(dim=1)
+    torch.testing.assert_close(output.terms["region"], mean.mean())
+    parts = [
+        step(method, part, output.plan.rows(slice(2 * k, 2 * k + 2)))
+        for k, part in enumerate(split(batch, 2))
+    ]
+    torch.testing.assert_close(torch.cat([part.per_sample for part in parts]), results)
+    published = make(as_published=True)
+    whole = step(published, batch, output.plan)
+    ratio = (seen.per_token * inside).sum() / inside.sum()
+    torch.testing.assert_close(whole.terms["region"], ratio)
+
+
+def test_student_sees_what_is_visible_and_teacher_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, batch = make(), faces()
+    lengths = []
+    for part in (method.encoder, method.teacher.copy_of("encoder")):
+        part.blocks[0].register_forward_hook(
+            lambda _, given, out: lengths.append(given[0].shape[1])
+        )
+    before = step(method, batch)
+    assert lengths == [1 + 16, 1 + 64]
+    blocked = hidden(before).reshape(4, 1, 8, 8).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    after = step(
+        method,
+        replace(
+            batch,
+            images=torch.where(blocked, 5.0 * batch.images, batch.images)
+            + torch.where(blocked, torch.randn(4, 3, 32, 32), 0.0),
+        ),
+        before.plan,
+    )
+    whole = method.objectives["alignment"]
+    assert isinstance(whole, WholeImageAlignment)
+    vectors = [whole.student(o.features, o.plan, 64) for o in (before, after)]
+    assert torch.equal(*vectors)
+    assert torch.equal(before.predictions["pixels"], after.predictions["pixels"])
+    for name in ("pixels", "region", "alignment"):
+        assert not torch.equal(before.terms[name], after.terms[name])
+
+
+def test_who_learns_from_which_loss() -> None:
+    learnt: dict[str, set[str]] = {}
+    method = make()
+    for name in ("pixels", "region", "alignment"):
+        method.zero_grad()
+        step(method, faces()).terms[name].backward()
+        learnt[name] = {
+            ".".join(key.split(".")[:3] if key.startswith("heads") else key.split(".")[:1])
+            for key, p in method.named_parameters()
+            if p.grad is not None and p.grad.any()
+        }
+    decoder = {"encoder", "trunk", "heads.pixels.predictor"}
+    own = {f"heads.alignment.{part}" for part in ("decoder", "projector", "predictor")}
+    assert learnt == {
+        "pixels": decoder,
+        "region": decoder,
+        "alignment": {"encoder", "trunk"} | own,
+    }
+
+
+def test_the_teacher_follows_and_stands_still_at_the_end() -> None:
+    method = make()
+    followed = ("encoder", "heads.alignment.decoder", "heads.alignment.projector")
+    assert method.teacher.names == followed
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+    before = {k: v.clone() for k, v in method.teacher.state_dict().items()}
+    method.after_step(Progress(10.0, 10))
+    assert all(torch.equal(before[k], v) for k, v in method.teacher.state_dict().items())
+    method.after_step(Progress(0.0, 10))
+    moved = method.teacher.copies[1].embed.weight - before["copies.1.embed.weight"]
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.004), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_one_mask_token_stands_for_all(absent: bool) -> None:
+    torch.manual_seed(0)
+    decoder, length, num_hidden = PooledDecoder(24, 2, 3), 7, 9
+    for parameter in decoder.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    sequence, token = torch.randn(2, length, 24), torch.randn(1, 1, 24)
+    readable, missing = torch.ones(2, length, dtype=torch.bool), 3 * absent
+    readable[1, length - 2 :] = not absent
+    counts = torch.tensor([num_hidden, num_hidden - missing], dtype=torch.float32)
+    given = readable if absent else None
+    ours = decoder(sequence, given, token.expand(2, -1, -1), counts)
+    every = torch.cat([decoder.embed(sequence), token.expand(2, num_hidden, -1)], dim=1)
+    there = torch.cat([readable, torch.arange(num_hidden) < counts[:, None]], dim=1)
+    for block in decoder.blocks:
+        every = block(every, there)
+    every = decoder.head(decoder.norm(every)) * there[..., None]
+    torch.testing.assert_close(ours, every.sum(1) / there.sum(1, keepdim=True))
+    order = torch.randperm(length)
+    permuted = decoder(
+        sequence[:, order],
+        given if given is None else given[:, order],
+        token.expand(2, -1, -1),
+        counts,
+    )
+    torch.testing.assert_close(ours, permuted)
+
+
+def test_contrasts_are_cross_entropies() -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 5, 8)
+    there = torch.tensor([True, True, False, True, True])
+    a, b = functional.normalize(q[there], dim=1), functional.normalize(k[there], dim=1)
+    label = torch.arange(4)
+    wanted = 0.2 * functional.cross_entropy(a @ b.T / 0.1, label, reduction="none")
+    torch.testing.assert_close(info_nce(q, k, there)[there], wanted)
+    both = torch.cat([a, b])
+    logits = (both @ both.T / 0.1).fill_diagonal_(-torch.inf)
+    cost = functional.cross_entropy(logits, (torch.arange(8) + 4) % 8, reduction="none")
+    torch.testing.assert_close(nt_xent(q, k, there)[there], cost.reshape(2, 4).mean(dim=0))
+    assert info_nce(q, k, there).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["simsiam", "byol", "infonce", "mocov3", "simclr"])
+def test_every_alignment_trains(name: str) -> None:
+    method = make(alignment_loss=name)
+    terms = []
+    optim = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(8):
+        term = step(method, faces()).terms["alignment"]
+        optim.zero_grad()
+        term.backward()
+        optim.step()
+        terms.append(float(term.detach()))
+    assert terms[-1] < terms[0] - 0.01
+
+
+def published_state(method: Method) -> dict[str, Tensor]:
+    """Return weights under published names, without a teacher."""
+    from mimkit.core.methods.fsfm import SPEC
+
+    back = {ours: theirs for theirs, ours in SPEC.names.items() if not theirs.startswith("target.")}
+    state = {}
+    for name, value in method.state_dict().items():
+        heads = [head for head in back if name == head or name.startswith(f"{head}.")]
+        if heads:
+            head = max(heads, key=len)
+            state[back[head] + name.removeprefix(head)] = value
+    return state | {"rep_decoder_pos_embed": torch.zeros(1, 65, 24)}
+
+
+def test_released_weights_tell_their_sizes_and_give_the_teacher_its_own() -> None:
+    encoder = EncoderConfig(embed_dim=384, depth=1, num_heads=12, patch_size=16)
+    size = Grid.for_image((32, 32), 16, 3)
+    made = config(
+        encoder=encoder,
+        decoder=replace(config().decoder, dim=512, num_heads=16, depth=1),
+        pooled_decoder=PooledDecoderConfig(depth=1),
+    )
+    method = build(made, size)
+    state = published_state(method)
+    read = import_published(state, "fsfm")
+    assert read.config == replace(
+        made, noise_floor=read.config.noise_floor, projection_dim=8, projection_hidden=32
+    )
+    images = torch.randn(2, 3, 32, 32)
+    batch = Batch(images, None, torch.arange(2))
+    torch.testing.assert_close(step(read.method, batch).loss, step(method, batch).loss)
+    other = {f"target.{k}": v + 1 for k, v in state.items() if k.startswith(("norm", "blocks"))}
+    with pytest.raises(WeightsError, match="not in the file"):
+        import_published(state | other, "fsfm")
+    with pytest.raises(WeightsError, match="hidden tokens have no position"):
+        import_published(state | {"rep_decoder_pos_embed": torch.ones(1, 5, 384)}, "fsfm")
+
+
+def test_wrong_numbers_are_one_sentence() -> None:
+    with pytest.raises(UsageError, match=r"num_heads 5: does not divide the encoder's width 24"):
+        make(pooled_decoder=PooledDecoderConfig(num_heads=5))
+    wrong = faces()
+    object.__setattr__(wrong, "regions", torch.zeros(4, 16, 16, dtype=torch.int8))
+    with pytest.raises(UsageError, match=r"regions of shape \(4, 16, 16\): are no map of images"):
+        step(make(), wrong)
+
+
+def test_views_carry_maps_and_plans_their_subsets() -> None:
+    from mimkit.core.masking.views import DisjointView
+
+    batch = faces()
+    assert batch.regions is not None
+    one_crop = stack_views(batch, DisjointView(8, 8, same_image=True)).regions
+    other_crop = stack_views(replace(batch, second=batch.images + 1), DisjointView(8, 8)).regions
+    assert torch.equal(one_crop, batch.regions.repeat(2, 1, 1))
+    assert torch.equal(other_crop[:4], batch.regions)
+    assert not other_crop[4:].any()
+    plan = step(make(), batch).plan
+    plain = MaskPlan(plan.visible, plan.predict)
+    joined = join_plans(plan, plain).subsets[COVERED]
+    assert torch.equal(joined[:4], plan.subsets[COVERED])
+    assert not joined[4:].any()
+    assert torch.equal(plan.rows(slice(2)).subsets[COVERED], plan.subsets[COVERED][:2])
