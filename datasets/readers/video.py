@@ -138,6 +138,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """Open a video and its first stream of pictures; what goes wrong becomes a sentence."""
     try:
         import av
+        import av.error
     except ImportError as error:
         raise DataError(path, "is a video, which needs the package av", INSTALL) from error
     if not path.is_file():
@@ -155,6 +156,6 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 reason = f"claims frames of {size} pixels, not 1 to {MAX_PIXELS}"
                 raise DataError(path, reason, _AGAIN)
             yield container, stream
-    except (av.FFmpegError, ValueError, EOFError) as error:
+    except (av.error.FFmpegError, ValueError, EOFError) as error:
         text = getattr(error, "strerror", None) or str(error)
         raise DataError(path, f"is no video that can be decoded ({text})", _AGAIN) from error

@@ -25,6 +25,9 @@ from .crop import refuse_other_crop
 from .normalise import FaceNormaliser, crop_of, fit_faces
 from .parsing import MIRRORED
 
+Views = AugmentConfig | bool
+"""Random views: a configuration, True for the usual one, False for none."""
+
 
 @dataclass(frozen=True)
 class FaceDomain:
@@ -66,7 +69,7 @@ class FaceDomain:
         normaliser: AnyNormaliser,
         *,
         size: tuple[int, ...] | None = None,
-        augment: AugmentConfig | bool = False,
+        augment: Views = False,
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Batch:

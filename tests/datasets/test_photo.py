@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mimkit.datasets.readers.video import choose_frames, probe_video, read_frame
 FACE = draw_face((60, 40))
 
 
-def saved(path: Path, pixels: np.ndarray, **options: object) -> Path:
+def saved(path: Path, pixels: np.ndarray, **options: Any) -> Path:
     Image.fromarray(pixels).save(path, **options)
     return path
 
