@@ -169,16 +169,18 @@ def eer(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
 
 
 def eer_threshold(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
-    """Return the score at which fpr and fnr are closest; of equals the one with fewer false alarms.
+    """Return the threshold at which fpr and fnr are closest; of equals the strictest.
 
+    It lies midway between two scores, so that where the classes are apart neither is favoured.
     Choosing it on the data that is judged flatters the result: give development data.
 
     Raises:
         UsageError: see `roc`.
     """
     curve = roc(scores, positive)
-    best = int((curve.fpr - curve.fnr).abs().argmin())
-    return float(curve.threshold[best])
+    best = 1 + int((curve.fpr - curve.fnr)[1:].abs().argmin())  # the first one is infinite
+    below = curve.threshold[min(best + 1, len(curve.threshold) - 1)]
+    return float((curve.threshold[best] + below) / 2)
 
 
 def tpr_at_fpr(
@@ -313,7 +315,7 @@ def bootstrap(
         seed: of the draws.
 
     Returns:
-        The interval; None with fewer than two groups or when hardly any draw held both classes.
+        The interval; None with fewer than two groups, or when few draws held both classes.
     """
     order = torch.argsort(groups, stable=True)
     members = order.split(torch.bincount(groups).tolist())
@@ -326,7 +328,7 @@ def bootstrap(
         rows = torch.cat([members[number] for number in drawn.tolist()])
         if undefined(positive[rows]) is None:
             found.append(metric(scores[rows], positive[rows]))
-    if len(found) < num_draws / 2:
+    if not found or len(found) < num_draws / 2:
         return None
     edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.tensor(found, dtype=torch.float64).quantile(edges).tolist()

@@ -70,6 +70,7 @@ class Judged:
         level: frames, or videos by mean or median of their frames.
         num_positive: fakes or attacks.
         num_negative: genuine faces.
+        seed: of a random initialisation.
         undefined: why curves are undefined; None when they are defined.
         auc: area under the ROC curve.
         auc_interval: interval over people or, where they are unknown, videos.
@@ -91,6 +92,7 @@ class Judged:
     level: Level
     num_positive: int
     num_negative: int
+    seed: int | None = None
     undefined: str | None = None
     auc: float | None = None
     auc_interval: Interval | None = None
@@ -152,6 +154,7 @@ def judge(
     fold: str,
     test: str,
     level: Level,
+    source_seed: int | None = None,
     breakdown: Sequence[str] = DEMOGRAPHIC,
     num_draws: int = 500,
     seed: int = 0,
@@ -165,6 +168,7 @@ def judge(
         fold: name of its training.
         test: name of the test set.
         level: frames or videos.
+        source_seed: of a random initialisation.
         breakdown: facts that divide the results where faces have them.
         num_draws: draws of the interval.
         seed: of these draws.
@@ -178,6 +182,7 @@ def judge(
         "fold": fold,
         "test": test,
         "level": level,
+        "seed": source_seed,
         "num_positive": int(positive.sum()),
         "num_negative": int((~positive).sum()),
         "parts": parts(here, threshold, breakdown),

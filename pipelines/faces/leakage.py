@@ -20,7 +20,7 @@ def shared(first: Sequence[Face], second: Sequence[Face]) -> dict[str, list[str]
     kinds = {
         "people": lambda face: [_name(pair) for pair in face.people],
         "videos": lambda face: [] if face.video is None else [_name(face.unit)],
-        "equal images": lambda face: [] if face.sha is None else [face.sha[:16]],
+        "equal images": lambda face: [] if face.sha is None else [face.sha],
     }
     found = {}
     for kind, names_of in kinds.items():

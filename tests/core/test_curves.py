@@ -54,7 +54,8 @@ def test_rates_at_a_threshold_by_hand() -> None:
     assert curves.error_rates(scores, positive, 0.5).apcer == pytest.approx(1 / 5)
     assert curves.tpr_at_fpr(scores, positive, 0.01) == pytest.approx(2 / 5)
     assert curves.tpr_at_fpr(scores, positive, 0.25) == 1.0
-    assert curves.eer_threshold(scores, positive) == pytest.approx(4 / 8)
+    assert curves.eer_threshold(scores, positive) == pytest.approx(3.5 / 8)
+    assert curves.eer_threshold(torch.ones(2), torch.tensor([True, False])) == 1.0
 
 
 def test_a_threshold_of_other_data_is_never_better_than_the_chosen_one() -> None:
@@ -99,9 +100,9 @@ def test_frames_of_one_video_do_not_narrow_the_interval() -> None:
     scores = torch.randn(20, generator=generator) + positive.double()
     groups = torch.arange(20)
     videos = curves.bootstrap(curves.auc, scores, positive, groups)
-    copies = [v.repeat_interleave(30) for v in (scores, positive, groups)]
-    frames = curves.bootstrap(curves.auc, *copies)
-    single = curves.bootstrap(curves.auc, *copies[:2], torch.arange(600))
+    many, flags = scores.repeat_interleave(30), positive.repeat_interleave(30)
+    frames = curves.bootstrap(curves.auc, many, flags, groups.repeat_interleave(30))
+    single = curves.bootstrap(curves.auc, many, flags, torch.arange(600))
     assert videos is not None
     assert frames is not None
     assert single is not None

@@ -108,7 +108,7 @@ def test_a_leaked_identity_is_an_error_with_the_list() -> None:
     # Client 1 of another collection is another person; equal pixels are equal everywhere.
     one = face("p", "real", "train", who="client1", collection="m", sha="f" * 64, video="v")
     other = face("q", "real", "test", who="client1", collection="i", sha="f" * 64, video="v")
-    assert shared([one], [other]) == {"equal images": ["f" * 16]}
+    assert shared([one], [other]) == {"equal images": ["f" * 64]}
     many = [face(f"n{n:02}", "real", "train") for n in range(30)]
     with pytest.raises(DataError, match=r"share 30 people \(n00, .*, n19 and 10 more\)"):
         check_disjoint({"train": many, "test": many}, "set")
@@ -150,7 +150,7 @@ def test_both_thresholds_are_named_and_the_published_one_flatters() -> None:
     found = judge(test, dev, features="m", fold="f", test="t", level="frame", num_draws=50)
     assert found.from_development is not None
     assert found.from_test_as_published is not None
-    assert found.from_development.threshold == pytest.approx(0.3)
+    assert found.from_development.threshold == pytest.approx(0.25)
     assert found.from_development.hter == 0.5
     assert found.from_test_as_published.hter == 0.0
     assert (found.auc, found.eer, found.tpr_at_fpr, found.bona_fide_at_apcer) == (1, 0, 1, 1)

@@ -57,6 +57,7 @@ def write_model(
     size: int = 32,
     patch: int = 8,
     extra: Mapping[str, Any] | None = None,
+    classes: tuple[str, ...] = CLASSES,
 ) -> Path:
     """Write a model directory: fine-tuned for a task, or pre-trained only when it is None."""
     plain = normaliser_dict() if normaliser is None else dict(normaliser)
@@ -67,7 +68,7 @@ def write_model(
         taps = (0, -1) if task == "segment" else ()
         answer = TaskConfig(
             task=task,  # type: ignore[arg-type]
-            classes=CLASSES,
+            classes=classes,
             image_size=(size, size),
             taps=taps,
             dim=16,
