@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
@@ -84,7 +83,7 @@ class LayerReader(nn.Module):
 
     def forward(
         self, features: Features, plan: MaskPlan, index: Int[Tensor, "b q"] | None = None
-    ) -> Float[Tensor, "b q w"]:
+    ) -> Float[Tensor, "b m w"]:
         """Return the decoded cells of tokens at `index`; of the whole grid in raster order without.
 
         The cells of a token are side by side and in raster order.
@@ -92,7 +91,7 @@ class LayerReader(nn.Module):
         if self.num_cells > 1:
             plan = cell_plan(plan, self.grid.shape, self.parts)
             index = None if index is None else cells_of(index, self.grid.shape, self.parts)
-        x = self.trunk(replace(features, sequence=self.layer(features)), plan)
+        x = self.trunk(Features(self.layer(features), features.num_prefix), plan)
         readable = plan.present(self.num_prefix)
         for block in self.blocks[:-1]:
             x = block(x, readable)

@@ -176,12 +176,7 @@ class Stage(nn.Module):
     def forward(
         self, x: Float[Tensor, "b *s d"], around: Sequence[Neighbourhood]
     ) -> Float[Tensor, "b *s d"]:
-        """Run the blocks; merging is left to the caller, who may want the map before it.
-
-        Args:
-            x: cells.
-            around: who reads whom, in even and in odd blocks.
-        """
+        """Run the blocks; who reads whom differs between even and odd ones. Merging is not done."""
         for number, block in enumerate(self.blocks):
             if self.checkpoint and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, around[number % 2], use_reentrant=False)
@@ -337,9 +332,8 @@ class Swin(Encoder):
         x = x if wanted.neck is None else wanted.neck(x, kept)
         return Features(self.norm(x), 0, kept, None if readable is None else readable.flatten(1))
 
-    def _run_seen(
-        self, patches: Float[Tensor, "b n p"], wanted: Pass, index: Int[Tensor, "b v"]
-    ) -> Features:
+    def check_dropping(self) -> None:
+        """Raise UsageError when tokens are too small to be dropped."""
         if self.grid.patch != (self.config.stride,) * self.grid.ndim:
             raise UsageError(
                 f"patch_size {self.config.patch_size}",
@@ -347,6 +341,11 @@ class Swin(Encoder):
                 "would mix visible and hidden tokens, and hidden ones cannot be dropped",
                 "use the stride as patch_size, or give the method a corruption such as MaskToken",
             )
+
+    def _run_seen(
+        self, patches: Float[Tensor, "b n p"], wanted: Pass, index: Int[Tensor, "b v"]
+    ) -> Features:
+        self.check_dropping()
         tokens, kept = take(patches, index), {}
         if wanted.readable is not None:
             tokens = tokens.masked_fill(~wanted.readable[..., None], 0.0)

@@ -14,6 +14,7 @@ from . import hpm as _hpm
 from . import itpn as _itpn
 from . import itpn_clip as _itpn_clip
 from . import localmim as _localmim
+from . import localmim_swin as _localmim_swin
 from . import lut as _lut
 from . import mae as _mae
 from . import mff as _mff
@@ -34,6 +35,7 @@ from .hpm import HPMConfig
 from .itpn import ITPNConfig
 from .itpn_clip import ITPNClipConfig
 from .localmim import LocalMIMConfig
+from .localmim_swin import LocalMIMSwinConfig
 from .lut import LUTConfig
 from .mae import MAEConfig
 from .mff import MFFConfig
@@ -60,6 +62,7 @@ __all__ = [
     "ITPNConfig",
     "LUTConfig",
     "LocalMIMConfig",
+    "LocalMIMSwinConfig",
     "MAEConfig",
     "MFFConfig",
     "MTOConfig",
@@ -86,6 +89,7 @@ MethodConfig = (
     | ITPNConfig
     | LUTConfig
     | LocalMIMConfig
+    | LocalMIMSwinConfig
     | MAEConfig
     | MFFConfig
     | MTOConfig
@@ -109,6 +113,7 @@ METHODS: dict[str, MethodSpec] = {
         _itpn.SPEC,
         _itpn_clip.SPEC,
         _localmim.SPEC,
+        _localmim_swin.SPEC,
         _lut.SPEC,
         _mae.SPEC,
         _mff.SPEC,

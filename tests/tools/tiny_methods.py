@@ -22,6 +22,7 @@ from mimkit.core.methods import (
     ITPNClipConfig,
     ITPNConfig,
     LocalMIMConfig,
+    LocalMIMSwinConfig,
     LUTConfig,
     MethodConfig,
     MixedAEConfig,
@@ -101,6 +102,9 @@ TINY: dict[str, Callable[[], MethodConfig]] = {
         decoder=DECODER,
         target="pixels",
         scales=(2.0, 1.0, 0.5),
+    ),
+    "localmim-swin": lambda: LocalMIMSwinConfig(
+        encoder=replace(swin(1, 2), window_size=3), decoder=DECODER, target="pixels"
     ),
     "lut": lambda: LUTConfig(encoder=ENCODER, decoder=DECODER, projector_hidden=32),
     # The last map is coarser than the tokens, as in the released models.

@@ -12,6 +12,7 @@ from mimkit.core.checkpoints.published import import_published, rename
 from mimkit.core.decoders.cross import CrossDecoder
 from mimkit.core.decoders.pyramid import CellDecoder
 from mimkit.core.encoders.fusion import TapFusion
+from mimkit.core.encoders.swin import SwinConfig
 from mimkit.core.grid import Grid
 from mimkit.core.method import Head, Method, Objective, Output
 from mimkit.core.methods import (
@@ -19,13 +20,14 @@ from mimkit.core.methods import (
     EncoderConfig,
     HiEndMAEConfig,
     LocalMIMConfig,
+    LocalMIMSwinConfig,
     MethodConfig,
     MFFConfig,
 )
 from mimkit.core.noise import FixedNoise
 from mimkit.core.objectives.regions import RegionHead, num_hidden
 from mimkit.core.reconstruction import pixel_head
-from mimkit.core.tokens import all_tokens, membership
+from mimkit.core.tokens import all_tokens, membership, take
 
 from .common import Case, decoder_config, gradient_norms, inputs, run_step
 
@@ -139,6 +141,72 @@ def run_localmim(case: Case) -> dict[str, Tensor]:
     return out
 
 
+def run_localmim_swin(case: Case) -> dict[str, Tensor]:
+    """Compute everything a LocalMIM case on a Swin may ask for; half of it has a bug repaired."""
+    repaired = localmim_swin(case, released_places=False)
+    released = localmim_swin(case, released_places=True)
+    return repaired | {f"published/{name}": value for name, value in released.items()}
+
+
+def localmim_swin(case: Case, *, released_places: bool) -> dict[str, Tensor]:
+    """Compute everything with cells of the middle stages in their places or not."""
+    published, given = case["config"], inputs(case)
+    size = tuple(given["images"].shape[2:])
+    config = LocalMIMSwinConfig(
+        encoder=SwinConfig(
+            patch_size=published["mask_unit"],
+            stem_size=published["patch_size"],
+            embed_dim=published["embed_dim"],
+            depths=tuple(published["depths"]),
+            num_heads=tuple(published["num_heads"]),
+            window_size=published["window_size"],
+            square_windows=True,
+            mlp_ratio=float(published["mlp_ratio"]),
+            qkv_bias=published["qkv_bias"],
+            patch_norm="encoder.patch_embed.norm.weight" in case["state"],
+            eps=published["layer_norm_eps"],
+        ),
+        decoder=DecoderConfig(
+            depth=published["decoder_depth"],
+            num_heads=published["decoder_num_heads"],
+            mlp_ratio=float(published["mlp_ratio"]),
+        ),
+        decoder_dims=tuple(published["decoder_embed_dims"]),
+        target="hog" if published["target"] == "HOG" else "pixels",
+        num_bins=published["hog_nbins"],
+        hog_bias=published["hog_bias"],
+        norm_pix=published["norm_pix_loss"],
+        mask_ratio=published["mask_ratio"],
+        as_published=True,
+        released_places=released_places,
+    )
+    grid = Grid.for_image(size, published["mask_unit"], published["in_chans"])
+    state = fill_state(case["state"])
+    method = import_published(state, config.name, config=config, grid=grid).method
+    # The release hides the units whose number in a random order is small.
+    order = given["noise"].argsort().float()
+    output = run_step(method, given["images"], FixedNoise({"mask": -order[None]}))
+    plan = output.plan
+    out = {
+        "loss": output.loss,
+        "mask": membership(plan.predict, grid.num_tokens)[0].float(),
+        **gradient_norms(method, case["outputs"], own_names(case, method.name), ""),
+    }
+    for number, head in enumerate(method.objectives.values()):
+        assert isinstance(head, Head)
+        truth, guess, weight, latent = one_level(head, output)
+        units = latent.unflatten(1, (plan.visible.shape[1], -1))
+        out |= {
+            f"target{number}": truth,
+            f"hog{number}": truth,
+            f"pred{number}": guess,
+            f"weight{number}": weight,
+            f"loss{number}": output.terms[f"level{number}"],
+            f"latent{number}": take(units, plan.visible.argsort(dim=1)).flatten(1, 2),
+        }
+    return out
+
+
 def one_level(head: Objective, output: Output) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return target, prediction and weight of all cells of a level, and the layer it reads."""
     context, plan, features = output.context, output.plan, output.features
@@ -151,7 +219,7 @@ def one_level(head: Objective, output: Output) -> tuple[Tensor, Tensor, Tensor, 
     assert isinstance(head, Head)
     assert isinstance(head.predictor, CellDecoder)
     everything = all_tokens(len(plan.predict), num_tokens, plan.predict.device)
-    side = 2 ** len(head.predictor.doublings)
+    side = head.predictor.reader.parts[0] * 2 ** len(head.predictor.doublings)
     truth = in_raster_order(head.target(context, everything).values, shape, side)
     guess = in_raster_order(head.predict(features, plan, everything), shape, side)
     hidden = membership(plan.predict, num_tokens).float()[..., None]
@@ -193,4 +261,9 @@ def run_mff(case: Case) -> dict[str, Tensor]:
     }
 
 
-ADAPTERS = {"hi-end-mae": run_hi_end_mae, "localmim": run_localmim, "mff": run_mff}
+ADAPTERS = {
+    "hi-end-mae": run_hi_end_mae,
+    "localmim": run_localmim,
+    "localmim-swin": run_localmim_swin,
+    "mff": run_mff,
+}
