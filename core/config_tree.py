@@ -27,7 +27,7 @@ def from_plain(kind: Any, data: Any, where: str = "recipe") -> Any:
     """Build a value of type `kind` from plain data.
 
     Handles nested dataclasses, tuples, lists, mappings, literals, optional values and unions of
-    dataclasses that are told apart by a literal field `name`.
+    dataclasses that are told apart by a literal field `name`, which one of them may lack.
 
     Args:
         kind: a type or type annotation.
@@ -62,7 +62,10 @@ def _from_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
     trees = [k for k in kinds if is_dataclass(k)]
     if len(trees) > 1 and isinstance(data, Mapping):
         known = {name: k for k in trees for name in get_args(get_type_hints(k).get("name"))}
+        nameless = next((k for k in trees if "name" not in get_type_hints(k)), None)
         name = data.get("name")
+        if name is None and nameless is not None:
+            return from_plain(nameless, data, where)
         if name not in known:
             raise UsageError(f"{where}.name", f"is {name!r}", f"use one of {', '.join(known)}")
         return from_plain(known[name], data, where)

@@ -47,7 +47,7 @@ class Grid:
         Raises:
             UsageError: when an axis is not a multiple of the patch.
         """
-        lengths = tuple(patch) if isinstance(patch, Sequence) else (patch,) * len(size)
+        lengths = per_axis(patch, len(size))
         for pixels, length in zip(size, lengths, strict=True):
             if length < 1 or pixels < length or pixels % length:
                 below = max(length, pixels // max(length, 1) * length)
@@ -88,6 +88,22 @@ class Grid:
     def patch_dim(self) -> int:
         """Numbers in a patch: pixels times channels."""
         return self.patch_pixels * self.channels
+
+
+def per_axis(patch: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Return the patch length along each axis, from one number for all or one per axis.
+
+    Raises:
+        UsageError: when there is another number of lengths than axes.
+    """
+    lengths = tuple(patch) if isinstance(patch, Sequence) else (patch,) * ndim
+    if len(lengths) != ndim:
+        raise UsageError(
+            f"patch {lengths}",
+            f"has {len(lengths)} axes, and the image {ndim}",
+            "give one length per image axis, or one number for all",
+        )
+    return lengths
 
 
 def patchify(images: Float[Tensor, "b c *s"], patch: Sequence[int]) -> Float[Tensor, "b n p"]:

@@ -14,9 +14,13 @@ from ..core.grid import Grid
 from ..core.methods import MethodConfig, SelectiveMAEConfig
 from ..core.training.engine import Precision
 from ..core.training.optim import OptimConfig, check_optim, resolved_lr
+from ..domains.ct.augment import VolumeAugmentConfig
 from ..domains.imaging.augment import AugmentConfig
 
 DEFAULT = "satellite/selectivemae-tiny"
+
+Views = AugmentConfig | VolumeAugmentConfig
+"""How samples are changed from epoch to epoch: pictures, or volumes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class Recipe:
     """What is hidden and predicted, and the network."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and learning rate."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: Views = field(default_factory=AugmentConfig)
     """Random views."""
     pruning: PruningConfig = field(default_factory=PruningConfig)
     """Samples that are left out."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, UserError, WeightsError
-from ..grid import Grid
+from ..grid import Grid, per_axis
 from ..method import Method
 from ..methods import (
     DecoderConfig,
@@ -282,7 +282,8 @@ def infer_grid(
         raise UsageError(
             "image size", "cannot be read from the checkpoint's position table", "give --image-size"
         )
-    return Grid.for_image((side * patch,) * rank, patch, channels)
+    lengths = per_axis(patch, rank)
+    return Grid.for_image([side * length for length in lengths], lengths, channels)
 
 
 def import_published(

@@ -22,8 +22,8 @@ class EncoderConfig:
     """Number of blocks."""
     num_heads: int = 3
     """Attention heads; must divide the width."""
-    patch_size: int = 16
-    """Pixels per patch side."""
+    patch_size: int | tuple[int, ...] = 16
+    """Pixels per patch side; or one number per axis, such as 4 16 16 for thick slices."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLP over the width."""
     class_token: bool = True

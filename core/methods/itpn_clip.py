@@ -16,7 +16,7 @@ from ..corruption import MaskToken
 from ..decoders.feature_pyramid import PyramidConfig, PyramidTrunk, UnitDecoder
 from ..encoders.hivit import HiViTConfig
 from ..frozen import FrozenTeacher
-from ..grid import Grid
+from ..grid import Grid, per_axis
 from ..masking.plan import check_counts, count
 from ..masking.strategies import BlockMask, RandomMask
 from ..method import Head, Method
@@ -77,7 +77,7 @@ def itpn_clip(config: ITPNClipConfig, grid: Grid) -> Method:
     encoder = config.encoder.build(grid, config.drop_path)
     teacher, dim = None, config.teacher_dim
     if config.teacher is not None:
-        patch = (config.teacher.patch_size,) * grid.ndim
+        patch = per_axis(config.teacher.patch_size, grid.ndim)
         model = config.teacher.build(Grid(grid.shape, patch, grid.channels))
         teacher = FrozenTeacher(model, config.teacher_gain, config.teacher_offset)
         dim = model.embed_dim

@@ -53,7 +53,7 @@ class Workload:
         """Geometry of the tokens."""
         return self.grid_of(self.patch_size)
 
-    def grid_of(self, patch_size: int) -> Grid:
+    def grid_of(self, patch_size: int | Sequence[int]) -> Grid:
         """Return the geometry of tokens of another size."""
         return Grid.for_image((self.image_size,) * self.rank, patch_size, self.channels)
 
