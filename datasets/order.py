@@ -42,6 +42,45 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
+def balanced_order(seed: int, epoch: int, chosen: np.ndarray, share: float) -> np.ndarray:
+    """Return an epoch in which a share of the visits goes to chosen samples, the rest to others.
+
+    Each kind is visited in endless permutations that go on from epoch to epoch, so over a run
+    every sample of a kind is visited equally often (give or take one).
+
+    Args:
+        seed: seed of the run.
+        epoch: epoch number, from 0.
+        chosen: (n,) bool, for example whether a crop holds foreground.
+        share: of the n visits, 0 to 1; without samples of one kind all visits go to the other.
+
+    Returns:
+        (n,) int64, places in `chosen`, some of them repeated, others left out.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share {share} must lie in [0, 1]")
+    kinds = np.flatnonzero(chosen), np.flatnonzero(~chosen)
+    wanted = round(share * len(chosen))
+    wanted = wanted if len(kinds[1]) else len(chosen)
+    wanted = wanted if len(kinds[0]) else 0
+    visits = [
+        _endless(seed * 2 + stream, epoch * num, num, kind)
+        for stream, (kind, num) in enumerate(
+            zip(kinds, (wanted, len(chosen) - wanted), strict=True)
+        )
+    ]
+    return np.concatenate(visits)[epoch_order(seed, epoch, len(chosen))]
+
+
+def _endless(seed: int, start: int, num: int, values: np.ndarray) -> np.ndarray:
+    """Return `num` entries from `start` on of one permutation of the values after the other."""
+    if not num:
+        return np.zeros(0, np.int64)
+    first, last = start // len(values), (start + num - 1) // len(values)
+    rounds = [values[epoch_order(seed, turn, len(values))] for turn in range(first, last + 1)]
+    return np.concatenate(rounds)[start - first * len(values) :][:num].astype(np.int64)
+
+
 def num_steps(num_samples: int, batch_size: int, drop_last: bool = True) -> int:
     """Return how many batches an epoch has.
 

@@ -3,90 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ..core.batch import Batch
 from ..core.checkpoints.model_dir import LoadedModel, load_model, save_model, sha256
 from ..core.config_tree import to_plain
+from ..core.encoders.vit import ViT
 from ..core.errors import UsageError
 from ..core.files import write_text
-from ..core.heads.classify import Pool
 from ..core.heads.metrics import Scores
-from ..core.heads.segmentation import default_taps
 from ..core.heads.supervised import Supervised, freeze_encoder, set_drop_path
-from ..core.heads.task import HEAD_PART, TaskConfig, TaskModel
+from ..core.heads.task import HEAD_PART, TaskConfig, TaskModel, usual_taps
 from ..core.objectives.labels import balanced_weights
-from ..core.training.engine import PlainEngine, Precision, step_seed
+from ..core.training.engine import PlainEngine, step_seed
 from ..core.training.flops import FlopCount
 from ..core.training.meters import SpeedMeter
-from ..core.training.optim import OptimConfig, check_optim
 from ..datasets.loader import Loader
+from ..datasets.order import balanced_order
 from ..datasets.samples import Samples
 from ..domains.domain import get_domain
-from ..domains.imaging.augment import AugmentConfig
 from .efficiency import Efficiency, prepare
 from .features import random_method
+from .finetune_recipe import FinetuneRecipe, check_finetune, usual_views
 from .labelled import TaskData, open_task_data
+from .pretrain import option, require
 from .progress import say
 from .run_folder import RunFolder, claimed_run
 from .stores import OpenGroup, open_group
 from .training import Job, fit
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneRecipe:
-    """How to fine-tune."""
-
-    task: Literal["auto", "segment", "classify"] = "auto"
-    """`segment`: a class per pixel; `classify`: one per sample; auto: what the store has labels
-    for, samples first."""
-    labels_per_class: int | None = None
-    """Train on so many labelled samples of every class, drawn by the seed; all when not given. With
-    labels per pixel a sample counts for its most frequent class."""
-    image_size: tuple[int, ...] | None = None
-    """Pixels per axis; when not given those of the stored samples for a class per pixel, and those
-    of pre-training for a class per sample."""
-    epochs: int = 50
-    """Times that the samples are visited."""
-    batch_size: int = 32
-    """Samples per update; smaller sets are taken whole."""
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(
-            base_lr=4e-3, betas=(0.9, 0.999), warmup_epochs=5, layer_decay=0.75, clip_grad=1.0
-        )
-    )
-    """Optimiser; layer_decay lowers the rate of early blocks (MAE, appendix A.1)."""
-    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(min_area=0.5))
-    """Random views."""
-    freeze: bool = False
-    """Train the head only."""
-    drop_path: float = 0.0
-    """Stochastic depth of the last block; 0.1 to 0.2 for large encoders."""
-    taps: tuple[int, ...] | None = None
-    """Encoder blocks that a segmentation head reads; four evenly spaced ones when not given."""
-    dim: int = 64
-    """Width of a segmentation head at the token grid."""
-    stem_dim: int = 16
-    """Width of a segmentation head at full resolution."""
-    pool: Pool = "mean"
-    """What a classification head pools."""
-    class_weight: float = 0.5
-    """Weights of rare classes: 0 for equal weights, 1 for inverse frequency."""
-    dice_weight: float = 0.0
-    """Factor of the Dice loss beside cross-entropy (labels per pixel)."""
-    smoothing: float = 0.0
-    """Label smoothing."""
-    scratch: bool = False
-    """Start from random weights of the same network, to see what pre-training brings."""
-    precision: Precision = "fp32"
-    """Arithmetic of the forward pass."""
-    seed: int = 0
-    """Of new weights, the order, the views and the drawn labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +74,7 @@ def run(config: FinetuneConfig) -> Path:
         DataError: when the store cannot be read.
         StoppedRunError: when the run was asked to stop; its state is saved.
     """
+    check_finetune(config, config.efficiency.micro_batch)
     device = prepare(config.efficiency)
     loaded = load_model(config.model)
     group = open_group(config.data, config.group)
@@ -137,11 +87,10 @@ def run(config: FinetuneConfig) -> Path:
         loaded.method.grid,
         image_size=config.image_size,
         splits={"train": config.train, "val": config.val, "test": config.test},
-        labels_per_class=config.labels_per_class,
-        seed=config.seed,
+        choice=config.choice,
     )
-    check_settings(config)
-    recipe = FinetuneRecipe(**{n: getattr(config, n) for n in FinetuneRecipe.__annotations__})
+    recipe = FinetuneRecipe(**{f.name: getattr(config, f.name) for f in fields(FinetuneRecipe)})
+    check_task(config, data)
     with claimed_run(
         config.out,
         "finetune",
@@ -159,22 +108,24 @@ def run(config: FinetuneConfig) -> Path:
     return folder.model
 
 
-def check_settings(config: FinetuneConfig) -> None:
-    """Raise UsageError for a number that cannot train, naming field, value and fix."""
-    check_optim(config.optim, config.epochs)
-    if config.batch_size < 1:
-        raise UsageError(f"batch_size {config.batch_size}", "is below 1", "use 1 or more")
-    ranges = {"drop_path": 0.99, "class_weight": 2.0, "dice_weight": 100.0, "smoothing": 0.9}
-    for name, most in ranges.items():
-        if not 0 <= getattr(config, name) <= most:
-            reason = f"is outside of 0 to {most:g}"
-            raise UsageError(f"{name} {getattr(config, name)}", reason, "use a number inside")
-    if config.efficiency.micro_batch is not None and (config.drop_path or config.dice_weight):
-        raise UsageError(
-            "efficiency.micro_batch",
-            "changes the draws of drop_path and the sums of the Dice loss",
-            "leave it out, or set drop_path and dice_weight to 0",
-        )
+def defaults(argv: Sequence[str]) -> FinetuneConfig:
+    """Return the configuration to start from; the kind of random views follows from the data."""
+    data, group = option(argv, "--data"), option(argv, "--group")
+    domain = "" if data is None else open_group(data, group).meta.domain
+    config = FinetuneConfig(augment=usual_views(domain), model=Path(), data=Path(), out=Path())
+    require(config, "model", "data", "out")
+    return config
+
+
+def check_task(config: FinetuneConfig, data: TaskData) -> None:
+    """Raise UsageError for settings that mean nothing for the labels of the data."""
+    if data.task == "segment":
+        return
+    for name in ("loss", "foreground", "deep_supervision"):
+        value = getattr(config, name)
+        if value != getattr(FinetuneRecipe(), name):
+            reason = "is for a class per pixel, and the labels are classes of samples"
+            raise UsageError(f"{name} {value}", reason, "leave it out")
 
 
 def provenance(config: FinetuneConfig, group: OpenGroup) -> dict[str, Any]:
@@ -197,9 +148,11 @@ def make_model(config: FinetuneConfig, loaded: LoadedModel, data: TaskData) -> T
         task=data.task,
         classes=data.classes,
         image_size=data.image_size,
-        taps=() if data.task == "classify" else config.taps or default_taps(encoder.depth),
-        dim=config.dim,
+        taps=() if data.task == "classify" else read_taps(config, loaded),
+        head=config.head,
+        dim=config.head_dim,
         stem_dim=config.stem_dim,
+        deep_supervision=config.deep_supervision,
         pool=config.pool,
     )
     with torch.random.fork_rng(devices=()):
@@ -209,6 +162,16 @@ def make_model(config: FinetuneConfig, loaded: LoadedModel, data: TaskData) -> T
     if config.freeze:
         freeze_encoder(model)
     return model
+
+
+def read_taps(config: FinetuneConfig, loaded: LoadedModel) -> tuple[int, ...]:
+    """Return the encoder blocks that a segmentation head reads."""
+    encoder, method = loaded.method.encoder, loaded.method
+    if config.taps:
+        return config.taps
+    # Early blocks of hierarchical encoders have another width, those of a plain ViT have not.
+    read = method.taps if isinstance(encoder, ViT) else ()
+    return usual_taps(config.head, encoder.depth, encoder.grid.patch, read)
 
 
 def announce(config: FinetuneConfig, data: TaskData, model: TaskModel) -> None:
@@ -240,6 +203,7 @@ def make_job(
         model,
         weight,
         data.mean_weight(weight),
+        loss=config.loss,
         smoothing=config.smoothing,
         dice_weight=config.dice_weight,
     )
@@ -278,9 +242,18 @@ def make_job(
         config.efficiency,
         # The head is left out of the count: it is small next to the encoder.
         SpeedMeter(FlopCount(forward, 0, 0, step), num_tokens, device),
+        sampling=sampling(config, data),
         validate=looking_at(config, data, model),
         label="finetune",
     )
+
+
+def sampling(config: FinetuneConfig, data: TaskData):
+    """Return which training samples each epoch visits; None for all of them."""
+    share, chosen = config.foreground, data.foreground
+    if share is None:
+        return None
+    return lambda epoch: balanced_order(config.seed, epoch, chosen, share)
 
 
 def looking_at(config: FinetuneConfig, data: TaskData, model: TaskModel):
@@ -298,6 +271,14 @@ def looking_at(config: FinetuneConfig, data: TaskData, model: TaskModel):
         }
 
     return validate
+
+
+def about(config: FinetuneConfig, data: TaskData) -> dict[str, Any]:
+    """Return what a model directory says about its labels."""
+    said: dict[str, Any] = {"finetuned_on": data.describe(), "scratch": config.scratch}
+    if config.folds is not None:  # evaluation has to know what the model did not see
+        said |= {"fold": f"{config.fold} of {config.folds}", "held_out": data.group_names("test")}
+    return said
 
 
 def finish(
@@ -322,7 +303,7 @@ def finish(
         loaded.config,
         normaliser=loaded.normaliser,
         recipe=(folder.path / "recipe.yaml").read_text(encoding="utf-8"),
-        data={**loaded.data, "finetuned_on": data.describe(), "scratch": config.scratch},
+        data={**loaded.data, **about(config, data)},
         extra={**loaded.extra, "task": to_plain(model.config)},
         parts={HEAD_PART: model.head},
     )

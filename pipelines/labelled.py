@@ -21,6 +21,7 @@ from ..core.heads.task import Task, TaskModel
 from ..core.objectives.labels import IGNORED
 from ..datasets.samples import Samples
 from ..domains.domain import Normaliser, get_domain
+from .groups import few_groups, held_out, names_of
 from .stores import OpenGroup
 
 _CHUNK = 256
@@ -66,6 +67,15 @@ class TaskData:
         if self.task == "classify":
             return total
         return total / math.prod(self.group.meta.size) * math.prod(self.image_size)
+
+    @property
+    def foreground(self) -> np.ndarray:
+        """Which training samples hold another class than the first, (n,) bool."""
+        return (self.places[:, 1:].sum(dim=1) > 0).numpy()
+
+    def group_names(self, part: str) -> list[str]:
+        """Return the groups (patients, scenes) of a part, sorted."""
+        return sorted(set(names_of(self.group, self.rows[part])))
 
     def describe(self) -> str:
         """Say in one line what the samples are."""
@@ -118,6 +128,29 @@ class TaskData:
         return total
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which labelled samples train and which are held out.
+
+    Args:
+        labels_per_class: see `few_labels`; for training only.
+        num_groups: train on so many groups (patients, scenes), drawn by the seed.
+        num_folds: divide the groups of the training split into so many parts and hold out one of
+            them as test; there is no validation split then.
+        fold: the part that is held out.
+        seed: of all draws.
+    """
+
+    labels_per_class: int | None = None
+    num_groups: int | None = None
+    num_folds: int | None = None
+    fold: int = 0
+    seed: int = 0
+
+
+EVERYTHING = Choice()
+
+
 def open_task_data(
     group: OpenGroup,
     normaliser: Normaliser,
@@ -126,8 +159,7 @@ def open_task_data(
     *,
     image_size: tuple[int, ...] | None,
     splits: Mapping[str, str],
-    labels_per_class: int | None = None,
-    seed: int = 0,
+    choice: Choice = EVERYTHING,
 ) -> TaskData:
     """Find the labelled samples of a store.
 
@@ -138,22 +170,23 @@ def open_task_data(
         grid: geometry that the encoder was made for.
         image_size: pixels per axis of a batch; None chooses.
         splits: name in the store of "train", "val" and "test".
-        labels_per_class: see `few_labels`; for the training split only.
-        seed: of that draw.
+        choice: which of their samples.
 
     Raises:
-        UsageError: without labels of that kind, with fewer than two classes among them, or for a
-            size that the patch does not divide.
+        UsageError: without labels of that kind, with fewer than two classes among them, with too
+            few groups, or for a size that the patch does not divide.
     """
     chosen = choose_task(group, task)
     classes = group.meta.classes if chosen == "segment" else group.tile_labels.classes
     size = image_size or _default_size(group, chosen, grid)
     Grid.for_image(size, grid.patch, grid.channels)
     found = {part: _labelled_rows(group, chosen, name) for part, name in splits.items()}
+    if choice.num_folds is not None:
+        folds = choice.num_folds, choice.fold, choice.seed
+        found["train"], found["test"] = held_out(group, found["train"], *folds)
+        found["val"] = found["val"][:0]
     places = count_places(group, chosen, found["train"], len(classes))
-    if labels_per_class is not None:
-        keep = few_labels(places.argmax(dim=1), labels_per_class, seed)
-        found["train"], places = found["train"][keep.numpy()], places[keep]
+    found["train"], places = chosen_rows(group, found["train"], places, choice)
     if int((places.sum(dim=0) > 0).sum()) < 2:
         raise UsageError(
             f"split {splits['train']!r} of {group.store.path}",
@@ -171,6 +204,28 @@ def open_task_data(
         places.sum(dim=0),
         places,
     )
+
+
+def chosen_rows(
+    group: OpenGroup, rows: np.ndarray, places: Float[Tensor, "n k"], choice: Choice
+) -> tuple[np.ndarray, Float[Tensor, "m k"]]:
+    """Return the training rows of a few groups or labels, and their labelled places.
+
+    Raises:
+        UsageError: when there are too few groups.
+    """
+    if choice.num_groups is not None:
+        names = names_of(group, rows)
+        kinds: dict[str, Tensor] = {}
+        for name, row in zip(names, places > 0, strict=True):
+            kinds[name] = kinds.get(name, row) | row
+        useful = [int(kinds[name].sum()) > 1 for name in names]
+        kept = few_groups(names, useful, choice.num_groups, choice.seed)
+        rows, places = rows[kept], places[torch.from_numpy(kept)]
+    if choice.labels_per_class is not None:
+        keep = few_labels(places.argmax(dim=1), choice.labels_per_class, choice.seed)
+        rows, places = rows[keep.numpy()], places[keep]
+    return rows, places
 
 
 def choose_task(group: OpenGroup, task: Literal["auto", "segment", "classify"]) -> Task:

@@ -74,10 +74,15 @@ def defaults(argv: Sequence[str]) -> PretrainConfig:
     recipe = load_recipe(name)
     values: dict[str, Any] = {f.name: getattr(recipe, f.name) for f in fields(Recipe)}
     config = PretrainConfig(**values, recipe=name, data=Path(), out=Path())
-    for required in ("data", "out"):
-        # The mark for "must be given" is no path, so it goes past the constructor.
-        object.__setattr__(config, required, tyro.MISSING)
+    require(config, "data", "out")
     return config
+
+
+def require(config: object, *names: str) -> None:
+    """Mark fields of a configuration to start from as such that must be given."""
+    for name in names:
+        # The mark is no path, so it goes past the constructor.
+        object.__setattr__(config, name, tyro.MISSING)
 
 
 def option(argv: Sequence[str], name: str) -> str | None:

@@ -84,9 +84,12 @@ class Job:
         seed: of everything random.
         efficiency: what changes speed, not results.
         meter: counts images and time.
-        pruning: chooses the samples of an epoch, None visits all.
+        pruning: chooses the samples of an epoch by their losses, None visits all.
         validate: returns numbers about held-out samples, None when there are none.
         label: what the progress bar says.
+        position: where the run stands.
+        sampling: places in the loader's rows that an epoch visits, in order; None visits all. Not
+            together with pruning.
     """
 
     folder: RunFolder
@@ -101,6 +104,7 @@ class Job:
     validate: Callable[[], Mapping[str, float]] | None = None
     label: str = "pretrain"
     position: Position = field(default_factory=Position)
+    sampling: Callable[[int], np.ndarray] | None = None
     saved_at: float = field(default=0.0, init=False)
 
     @property
@@ -162,7 +166,7 @@ def visiting(job: Job) -> tuple[np.ndarray | None, Tensor | None]:
     None stands for all of them in the usual order, and for equal weights.
     """
     if job.pruning is None:
-        return None, None
+        return (None if job.sampling is None else job.sampling(job.position.epoch)), None
     if job.position.step == 0:
         job.pruning.begin_epoch()
     chosen = job.pruning.select(job.position.epoch)

@@ -21,7 +21,7 @@ from ...core.heads.metrics import Scores, confusion
 from ...core.heads.probe import Ridge, fit_ridges
 from ...core.objectives.labels import IGNORED
 from ...domains.domain import get_domain
-from ..labelled import open_task_data
+from ..labelled import Choice, open_task_data
 from ..stores import open_group
 from . import cloud_tiles, reconstruct
 from .page import Section, Values, table, verdict
@@ -115,8 +115,7 @@ def segment_by_ridge(work: Path, store: str, labels: int | None, seed: int) -> N
         Grid.for_image(group.meta.size, 4, group.meta.num_channels),
         image_size=None,
         splits={name: name for name in ("train", "val", "test")},
-        labels_per_class=labels,
-        seed=seed,
+        choice=Choice(labels_per_class=labels, seed=seed),
     )
     pixels, classes = labelled_pixels(data.batches(data.rows["train"], _BATCH, "cpu"))
     if len(classes) > _PIXELS:

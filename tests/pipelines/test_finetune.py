@@ -16,7 +16,7 @@ from mimkit.core.checkpoints.model_dir import load_model, save_model
 from mimkit.core.heads.task import load_task
 from mimkit.domains.domain import get_domain
 from mimkit.pipelines.cli import main
-from mimkit.pipelines.labelled import open_task_data
+from mimkit.pipelines.labelled import Choice, open_task_data
 from mimkit.pipelines.stores import open_group
 
 
@@ -151,7 +151,7 @@ def test_the_mean_loss_of_equal_scores_is_that_of_a_guess(
 def test_few_labels_are_drawn_by_the_seed(class_store: Path, tmp_path: Path) -> None:
     model = pretrain_tiny(class_store, tmp_path / "pre") / "model"
     rows = [
-        task_data(class_store, model, labels_per_class=2, seed=seed).rows["train"]
+        task_data(class_store, model, choice=Choice(labels_per_class=2, seed=seed)).rows["train"]
         for seed in (0, 0, 1)
     ]
     assert np.array_equal(rows[0], rows[1])
@@ -161,7 +161,8 @@ def test_few_labels_are_drawn_by_the_seed(class_store: Path, tmp_path: Path) -> 
     everything = task_data(class_store, model)
     assert len(everything.rows["train"]) == 8
     assert np.array_equal(
-        task_data(class_store, model, labels_per_class=2).rows["test"], everything.rows["test"]
+        task_data(class_store, model, choice=Choice(labels_per_class=2)).rows["test"],
+        everything.rows["test"],
     )
 
 
