@@ -41,8 +41,8 @@ class _Casting(nn.Module):
 class DeepSpeedEngine(Engine):
     """An engine whose processes keep parts of what the plain one copies.
 
-    Weights are sharded inside transformer blocks only; what no gradient reaches (a teacher) stays
-    whole, so that a moving average is the same number on every process.
+    Of the weights only the matrices of transformer blocks are sharded; what no gradient reaches (a
+    teacher) stays whole, so that a moving average is the same number on every process.
 
     Args:
         sharding: what is sharded.
@@ -53,6 +53,8 @@ class DeepSpeedEngine(Engine):
         super().__init__(*args, **options)
         self.sharding = sharding
         self._ds: Any = None
+        self._untrained = untrained(self.model)
+        self._sharded: list[nn.Parameter] = []
         self._given: tuple[dict[str, dict[str, Tensor]], Tensor] | None = None
         self._norm = torch.zeros((), device=self.device)
 
@@ -65,11 +67,11 @@ class DeepSpeedEngine(Engine):
     def whole(self) -> AbstractContextManager:
         """Return a context in which this process has all weights; all processes enter it."""
         self._start()
-        if self.sharding.stage != 3:
+        if not self._sharded:
             return nullcontext()
         import deepspeed
 
-        return deepspeed.zero.GatheredParameters(list(self.model.parameters()))
+        return deepspeed.zero.GatheredParameters(self._sharded)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that a step changes, by name; empty on all processes but the first.
@@ -121,25 +123,34 @@ class DeepSpeedEngine(Engine):
         )
         set_lr(self.optimizer, 0.0)  # ZeRO-3 makes a step with gradients of zero to get its buffers
         deepspeed = library(self)
-        with without_untrained(self.model):
+        with hiding(self._untrained):
             self._ds, *_ = deepspeed.initialize(
                 model=_Casting(self), optimizer=self.optimizer, config=config
             )
         if self.sharding.stage == 0:
             self.optimizer.register_step_pre_hook(self._guard)
         elif self.sharding.stage == 3:
-            self._keep_whole_outside_blocks()
+            with hiding(self._untrained):
+                self._shard_matrices_only()
         self._set_moments()
 
-    def _keep_whole_outside_blocks(self) -> None:
-        """Tell ZeRO-3 to keep what is not inside a block, which passes plain tensors.
+    def _shard_matrices_only(self) -> None:
+        """Let ZeRO-3 gather the matrices of blocks when they are called, and keep the rest whole.
 
         Its hooks find the moment to gather weights by looking for tensors in what modules take and
-        return; the parts around the blocks exchange richer values, whose tensors it would miss.
+        return, and it expects the same order of modules in every step. Many modules of ours
+        exchange richer values, and a curriculum changes the order; a linear layer does neither.
         """
-        sharded = {id(p) for _, block in block_lists(self.model) for p in block.parameters()}
-        kept = [p for p in self._ds.module.parameters() if id(p) not in sharded]
-        kept = [p for p in kept if hasattr(p, "ds_id")]
+        offload = self.zero.parameter_offload
+        offload._remove_module_hooks()
+        if not offload.param_coordinator.is_invalid_trace():
+            offload.param_coordinator._invalidate_trace()
+        for number, part in enumerate(matrices(self.model)):
+            offload._register_deepspeed_module(part, [number])
+            self._sharded += part.parameters()
+        sharded = {id(p) for p in self._sharded}
+        kept = [p for p in self._ds.module.parameters() if hasattr(p, "ds_id")]
+        kept = [p for p in kept if id(p) not in sharded]
         for parameter in kept:
             parameter.ds_persist = True
         self.zero.persistent_parameters.extend(kept)
@@ -163,15 +174,17 @@ class DeepSpeedEngine(Engine):
         """Give the optimiser the moments that a state brought, or none."""
         moments, updates = self._given or ({m: {} for m in MOMENTS}, torch.zeros(()))
         self._given = None
-        for slots in self._slots():  # what ZeRO-3 made with its step of zero gradients
-            slots["step"].fill_(float(updates))
-        if not float(updates):
+        if self.sharding.stage == 0 and not float(updates):
             return
         for key in self.trained.values() if self.sharding.stage == 0 else self._flat():
-            count = torch.full((), float(updates), device=key.device)
-            zeros = {moment: torch.zeros_like(key) for moment in MOMENTS}
-            self.optimizer.state.setdefault(key, {"step": count, **zeros})
-        if self.sharding.stage in (1, 2):  # links buffers and parameters, else after a step only
+            slots = self.optimizer.state[key]
+            if not slots:  # ZeRO-3 has made them already, with its step of zero gradients
+                slots |= {moment: torch.zeros_like(key) for moment in MOMENTS}
+                slots["step"] = torch.zeros((), device=key.device)
+            slots["step"].fill_(float(updates))
+        if self.sharding.stage in (1, 2):
+            # Links parameters and buffers; DeepSpeed would do it after the first of several groups
+            # was updated, and miss the others.
             self.zero._lazy_init_hp_params_optimizer_state()
         from deepspeed.utils import safe_set_full_optimizer_state
 
@@ -210,7 +223,7 @@ class DeepSpeedEngine(Engine):
         if not bool(torch.isfinite(loss)):
             self._raise(ids, terms, late=False)
         set_lr(self.optimizer, lr)
-        with self.ranks.answering():
+        with self.ranks.answering(), hiding(self._untrained):
             self._ds.step()
         if self.sharding.stage:
             self._norm = torch.as_tensor(self._ds.get_global_grad_norm(), device=self.device)
@@ -225,8 +238,23 @@ class DeepSpeedEngine(Engine):
 
     def _follow(self, progress: Progress) -> None:
         if isinstance(self.model, Following):
-            with self.whole() if untrained(self.model) else nullcontext():
+            with self.whole() if self._untrained else nullcontext():
                 self.model.after_step(progress)
+
+
+def matrices(model: nn.Module) -> Iterator[nn.Linear]:
+    """Yield what ZeRO-3 shards: the linear layers inside transformer blocks.
+
+    Left out are those of a module that has parameters of its own beside them, such as an attention
+    with separate biases: it may use their weights without calling them.
+    """
+    seen: set[int] = set()
+    for _, block in block_lists(model):
+        for owner in block.modules():
+            for part in owner.children() if not owner._parameters else ():
+                if isinstance(part, nn.Linear) and id(part) not in seen:
+                    seen.add(id(part))
+                    yield part
 
 
 def untrained(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
@@ -242,15 +270,14 @@ def untrained(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
 
 
 @contextmanager
-def without_untrained(model: nn.Module) -> Iterator[None]:
-    """Hide what is not trained, so that it is neither sharded nor hooked."""
-    hidden = untrained(model)
-    for owner, name, _ in hidden:
+def hiding(parts: list[tuple[nn.Module, str, nn.Module]]) -> Iterator[None]:
+    """Take parts out of a model for a while, so that they are neither sharded nor looked for."""
+    for owner, name, _ in parts:
         owner._modules[name] = None
     try:
         yield
     finally:
-        for owner, name, part in hidden:
+        for owner, name, part in parts:
             owner._modules[name] = part
 
 
@@ -265,9 +292,7 @@ def library(engine: Engine) -> Any:
     import deepspeed
     from deepspeed.utils import logger
 
-    logger.setLevel(
-        "ERROR"
-    )  # it warns of richer values than tensors, see _keep_whole_outside_blocks
+    logger.setLevel("ERROR")  # it warns of richer values than tensors, see _shard_matrices_only
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     join(engine.ranks, engine.device, alone_too=True)
     backend = "nccl" if engine.device.type == "cuda" else "gloo"

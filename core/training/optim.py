@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..encoders.contract import Encoder
 from ..errors import UsageError
 from .schedules import cosine_with_warmup, steps_with_warmup
-
-_FIRST = re.compile(r"(?:model\.)?(?:encoder\.)?(cls_token|pos_embed|patch_embed\.)")
-_BLOCK = re.compile(r"(?:model\.)?(?:encoder\.)?blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +109,15 @@ def resolved_lr(config: OptimConfig, batch_size: int, factor: float = 1.0) -> fl
     return config.base_lr * batch_size / 256 * factor
 
 
-def layer_id(name: str, depth: int) -> int:
-    """Return 0 for what makes tokens, i + 1 for encoder block i, depth + 1 for everything else.
+def encoder_of(module: nn.Module) -> tuple[str, Encoder] | None:
+    """Return the encoder in a module and the leading part of its parameters' names, or None.
 
-    Args:
-        name: parameter name, relative to the encoder or to a module whose `encoder` it is.
-        depth: blocks of the encoder.
+    Of several, such as that of a teacher, the outermost and first one counts.
     """
-    if _FIRST.match(name):
-        return 0
-    block = _BLOCK.match(name)
-    return int(block.group(1)) + 1 if block else depth + 1
+    for path, part in module.named_modules():
+        if isinstance(part, Encoder):
+            return f"{path}." if path else "", part
+    return None
 
 
 def param_groups(
@@ -134,10 +129,11 @@ def param_groups(
     """Group the trainable parameters by weight decay and learning-rate scale.
 
     Parameters of at most one axis are not decayed; class and mask tokens are 3-D and are
-    (mae.md, recipe). The scale is layer_decay ** (depth + 1 - layer id).
+    (mae.md, recipe). The scale is layer_decay to the power of the layers above, which the encoder
+    knows (`Encoder.layer_of`); what is no part of it has none above.
 
     Args:
-        module: an encoder, or a module with the attribute `encoder`.
+        module: an encoder, or a module that holds one.
         weight_decay: of the parameters that are decayed.
         layer_decay: factor per layer; None for the same rate everywhere.
         no_decay: parts of the names of further parameters that are not decayed.
@@ -147,12 +143,16 @@ def param_groups(
         `lr_scale`.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    depth = max((int(m.group(1)) + 1 for n, _ in named if (m := _BLOCK.match(n))), default=0)
+    found = None if layer_decay is None else encoder_of(module)
     groups: dict[tuple[float, float], dict[str, list]] = defaultdict(
         lambda: {"params": [], "names": []}
     )
     for name, parameter in named:
-        scale = 1.0 if layer_decay is None else layer_decay ** (depth + 1 - layer_id(name, depth))
+        scale = 1.0
+        if layer_decay is not None and found is not None and name.startswith(found[0]):
+            prefix, encoder = found
+            above = len(encoder.parts_in_order()) - encoder.layer_of(name.removeprefix(prefix))
+            scale = layer_decay**above
         spared = parameter.ndim <= 1 or any(part in name for part in no_decay)
         group = groups[0.0 if spared else weight_decay, scale]
         group["params"].append(parameter)
