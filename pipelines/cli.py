@@ -63,7 +63,14 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "embed": Verb("embed", "EmbedConfig", "write the embeddings of scenes or of a store"),
-    "predict": Verb("predict", "PredictConfig", "write a map for a scene of any size"),
+    "predict": Verb(
+        "predict",
+        "PredictConfig",
+        "write a map for a scene of any size",
+        domains={
+            "faces": Verb("faces.predict", "PredictFacesConfig", "score faces in photos and videos")
+        },
+    ),
     "report": Verb("report", "ReportConfig", "write a run as one self-contained HTML page"),
     "import": Verb("import_weights", "ImportConfig", "turn published weights into a model"),
     "export": Verb("export", "ExportConfig", "write a model for other libraries"),
