@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -88,6 +88,15 @@ class Pass:
         if self.corrupt is None or self.hidden is None:
             return tokens
         return self.corrupt(layer, tokens, self.hidden)
+
+    def corrupted_map(
+        self, layer: int, x: Float[Tensor, "b *s d"], hidden: Bool[Tensor, "b *s"] | None
+    ) -> Float[Tensor, "b *s d"]:
+        """Do the same with a map whose cells are not the tokens; `hidden` says which are."""
+        if hidden is None:
+            return x
+        changed = replace(self, hidden=hidden.flatten(1)).corrupted(layer, x.flatten(1, -2))
+        return changed.unflatten(1, x.shape[1:-1])
 
 
 class Encoder(nn.Module, ABC):
@@ -178,6 +187,29 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward_flops(self, num_tokens: int) -> int:
         """Return the FLOP of encoding tokens of one sample, embedding included."""
+
+    def parts_in_order(self) -> list[tuple[str, ...]]:
+        """Return the names of parts in the order in which an image passes them.
+
+        The first entry makes tokens; each other one is a block and what leads to the next. Anything
+        else, such as the last norm, comes behind them. Layer-wise learning rates count along this
+        list (mae.md, "Layer decay").
+        """
+        num = len(list(self.get_submodule("blocks").children()))
+        blocks = [(f"blocks.{number}",) for number in range(num)]
+        return [("cls_token", "pos_embed", "patch_embed"), *blocks]
+
+    def layer_of(self, name: str) -> int:
+        """Return the place of a parameter in `parts_in_order`, their number for all others.
+
+        Args:
+            name: of the parameter, relative to the encoder.
+        """
+        order = self.parts_in_order()
+        for number, parts in enumerate(order):
+            if any(name == part or name.startswith(f"{part}.") for part in parts):
+                return number
+        return len(order)
 
     def visible_flops(self, num_visible: int) -> int:
         """Return the FLOP of encoding visible tokens of one sample while all others are dropped.

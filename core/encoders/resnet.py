@@ -84,6 +84,13 @@ class ResNet(Encoder):
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
+    def parts_in_order(self) -> list[tuple[str, ...]]:
+        """Return the names of parts in order: the stem, then every block."""
+        order: list[tuple[str, ...]] = [("conv1", "bn1")]
+        for stage, depth in enumerate(self.depths, 1):
+            order += [(f"layer{stage}.{block}",) for block in range(depth)]
+        return order
+
     def width_at(self, layer: int) -> int:
         """Return the channels of the map that a corruption changes at a layer."""
         return self.width if layer < 2 else self.width * _EXPANSION * 2 ** (layer - 2)

@@ -12,7 +12,7 @@ from math import prod
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -248,6 +248,14 @@ class Swin(Encoder):
         """The stages, first one first."""
         return (cast("Stage", layer) for layer in self.layers)
 
+    def parts_in_order(self) -> list[tuple[str, ...]]:
+        """Return the names of parts in order; a merging belongs to the block in front of it."""
+        order: list[tuple[str, ...]] = [("patch_embed",)]
+        for number, depth in enumerate(self.config.depths):
+            order += [(f"layers.{number}.blocks.{block}",) for block in range(depth)]
+            order[-1] = (*order[-1], f"layers.{number}.downsample")
+        return order
+
     def stem_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the small patches per axis of a grid of tokens."""
         return tuple(n * k for n, k in zip(shape, self.split, strict=True))
@@ -316,12 +324,12 @@ class Swin(Encoder):
             readable = self.spread(wanted.readable, shape)
         x = self.patch_embed(self.cut(patches, shape).flatten(1, -2))
         hidden = None if wanted.hidden is None else self.spread(wanted.hidden, shape)
-        x = _corrupted(wanted, 0, x.unflatten(1, self.stem_shape(shape)), hidden)
+        x = wanted.corrupted_map(0, x.unflatten(1, self.stem_shape(shape)), hidden)
         kept = {}
         for number, stage in enumerate(self.stages):
             ways = stage.windows(tuple(x.shape[1:-1]))
             around = [WholeWindows(way, way.allowed(readable, x.device)) for way in ways]
-            x = stage(_corrupted(wanted, number + 1, x, hidden), around)
+            x = stage(wanted.corrupted_map(number + 1, x, hidden), around)
             if stage.downsample is not None:
                 x = stage.downsample(x)
                 readable = None if readable is None else any_part(readable)
@@ -387,12 +395,3 @@ def _extra_norm(config: SwinConfig, index: int, depth: int) -> bool:
     """Return whether a block's output is normalised too (satvision-toa.md, step 7)."""
     periodic = config.extra_norm_period > 0 and (index + 1) % config.extra_norm_period == 0
     return periodic or (config.extra_norm_stage and index == depth - 1)
-
-
-def _corrupted(
-    wanted: Pass, layer: int, x: Float[Tensor, "b *s d"], hidden: Bool[Tensor, "b *s"] | None
-) -> Float[Tensor, "b *s d"]:
-    if hidden is None:
-        return x
-    changed = replace(wanted, hidden=hidden.flatten(1)).corrupted(layer, x.flatten(1, -2))
-    return changed.unflatten(1, x.shape[1:-1])

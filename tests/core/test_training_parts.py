@@ -20,7 +20,6 @@ from mimkit.core.training.optim import (
     OptimConfig,
     adamw,
     check_optim,
-    layer_id,
     lr_at,
     param_groups,
     resolved_lr,
@@ -83,14 +82,6 @@ def test_a_setting_that_cannot_train_is_named(values: dict[str, object], field: 
     check_optim(OptimConfig(**good), 10)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=rf"optim\.{field} .*use "):
         check_optim(OptimConfig(**{**good, **values}), 10)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("prefix", ["", "encoder.", "model.encoder."])
-def test_layers_are_numbered_from_the_pixels(prefix: str) -> None:
-    names = ["cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.11.x"]
-    assert [layer_id(prefix + name, 12) for name in names] == [0, 0, 1, 12]
-    assert layer_id(prefix + "norm.weight", 12) == 13
-    assert layer_id("head.blocks.0.weight", 12) == 13
 
 
 def test_groups_decay_matrices_only_and_scale_rates_by_depth() -> None:
