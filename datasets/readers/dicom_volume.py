@@ -63,14 +63,16 @@ def find_series(
         root, series = Path(name), series or marked or None
         found = discover_series(root)
     else:
-        files = list(paths)
+        files: list[Path] = list(paths)
         if not files:
             raise DataError("series", "has no files", "name at least one")
         root = files[0] if len(files) == 1 else files[0].parent
         found = grouped(files)
     if found.broken:
-        more = f" (and {len(found.broken) - 1} more files)" if len(found.broken) > 1 else ""
-        raise DataError(root, f"{found.broken[0]}{more}", "remove or replace the damaged files")
+        first, *others = found.broken
+        more = f" (and {len(others)} more files)" if others else ""
+        reason = f"{first.subject} {first.reason}{more}"
+        raise DataError(root, reason, "remove or replace the damaged files")
     chosen = _only_series(root, found, series)
     return f"{root}{SERIES_MARK}{chosen.uid}" if chosen.uid and root.is_dir() else str(root), chosen
 

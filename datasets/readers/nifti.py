@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[BufferedIOBase]:
     """Open a plain or gzip file by its content, whatever its name says.
 
     Raises:
@@ -124,8 +125,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise DataError(path, "is named .gz and is no gzip file", "rename it, or copy it again")
     if packed and not named:
         raise DataError(path, "is a gzip file and is not named .gz", "rename it to .nii.gz")
-    with gzip.open(path) if packed else path.open("rb") as stream:  # pyright: ignore[reportGeneralTypeIssues]
-        yield stream  # pyright: ignore[reportReturnType]
+    with gzip.GzipFile(path) if packed else path.open("rb") as stream:
+        yield stream
 
 
 def _header(path: Path) -> Any:

@@ -6,8 +6,9 @@ import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -150,7 +151,7 @@ def nrrd_header(path: str | Path) -> NrrdHeader:
     return NrrdHeader(path, data_path, offset, compressed, dtype, listed, geometry, fields)
 
 
-def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+def _lines(stream: BufferedIOBase) -> Iterator[bytes]:
     """Yield the header's lines, as many bytes as a header may have."""
     left = _MAX_HEADER_BYTES
     while left > 0:
@@ -211,9 +212,9 @@ def _axes(path: Path, fields: dict[str, Any]) -> tuple[int, list[int], np.ndarra
     origin = np.asarray(fields["space origin"], np.float64)
     if directions.shape != (len(sizes), 3) or origin.shape != (3,):
         raise DataError(path, "its directions do not fit its axes", "write it again")
-    in_space: np.ndarray = np.isfinite(directions).all(axis=1)
+    in_space = [bool(np.isfinite(row).all()) for row in directions]
     listed = 1
-    if len(sizes) == 4 and not in_space[0] and in_space[1:].all():
+    if len(sizes) == 4 and in_space == [False, True, True, True]:
         listed, sizes, directions = sizes[0], sizes[1:], directions[1:]
         if not 1 <= listed <= _MAX_LISTED:
             reason = f"has {listed} numbers per voxel; at most {_MAX_LISTED} are read"
@@ -246,7 +247,7 @@ def read_listed(header: NrrdHeader, window: Window) -> Shaped[np.ndarray, "liste
 
 
 @contextmanager
-def _numbers(header: NrrdHeader) -> Iterator[IO[bytes]]:
+def _numbers(header: NrrdHeader) -> Iterator[BufferedIOBase]:
     """Open the file where its numbers start, unpacked."""
     with header.data_path.open("rb") as stream:
         stream.seek(header.offset)
@@ -254,10 +255,10 @@ def _numbers(header: NrrdHeader) -> Iterator[IO[bytes]]:
             yield stream
             return
         with gzip.GzipFile(fileobj=stream) as unpacked:
-            yield unpacked  # pyright: ignore[reportReturnType]
+            yield unpacked
 
 
-def _exactly(stream: IO[bytes], num_bytes: int) -> bytes:
+def _exactly(stream: BufferedIOBase, num_bytes: int) -> bytes:
     block = stream.read(num_bytes)
     if len(block) < num_bytes:
         raise EOFError("the file ends before its last voxel")

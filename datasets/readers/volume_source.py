@@ -229,7 +229,7 @@ def checked_shape(uri: str, shape: Sequence[int]) -> Triple:
     if len(numbers) != 3:
         raise DataError(
             uri,
-            f"has {len(numbers)} axes ({text}) instead of 3",
+            f"is {len(numbers)}-D ({text} voxels) instead of 3-D",
             "a time series is split into volumes first, and a picture is no volume",
         )
     if min(numbers) < 1:

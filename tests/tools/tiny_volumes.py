@@ -41,9 +41,9 @@ def rotation(axis: np.ndarray, degrees: float) -> np.ndarray:
 
 
 @st.composite
-def geometries(draw: st.DrawFn, *, max_size: int = 7) -> VolumeGeometry:
+def geometries(draw: st.DrawFn, *, min_size: int = 2, max_size: int = 7) -> VolumeGeometry:
     """Draw grids of any orientation, spacing, place and handedness."""
-    i, j, k = (draw(st.integers(2, max_size)) for _ in range(3))
+    i, j, k = (draw(st.integers(min_size, max_size)) for _ in range(3))
     spacing = np.array([draw(st.floats(0.2, 6.0)) for _ in range(3)])
     origin = np.array([draw(st.floats(-900.0, 900.0)) for _ in range(3)])
     axis = np.array([draw(st.floats(-1.0, 1.0)) for _ in range(3)]) + np.array([0, 0, 1.01])
@@ -52,7 +52,8 @@ def geometries(draw: st.DrawFn, *, max_size: int = 7) -> VolumeGeometry:
     signs = [draw(st.sampled_from([-1.0, 1.0])) for _ in range(3)]
     affine = np.column_stack([axes[:, columns] * signs * spacing, origin])
     # Not by `from_affine`: its run-time check of sequences draws at random.
-    return VolumeGeometry(tuple(affine.ravel().tolist()), (i, j, k))
+    rows: Any = tuple(affine.ravel().tolist())
+    return VolumeGeometry(rows, (i, j, k))
 
 
 def hounsfield(grid: VolumeGeometry, seed: int = 0) -> Volume:
