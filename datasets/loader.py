@@ -10,8 +10,9 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread
 
 import numpy as np
 
@@ -20,8 +21,16 @@ from .order import batch_indices, epoch_order, num_steps
 from .samples import Samples
 from .store import Store
 
-_Task = tuple[Future[Samples], np.ndarray]
 _JOIN_SECONDS = 1.0
+
+
+@dataclass
+class _Task:
+    """A batch that is to be read: its rows, who reads it, what comes out."""
+
+    rows: np.ndarray
+    future: Future[Samples] = field(default_factory=Future)
+    worker: str = "no thread yet"
 
 
 class Loader:
@@ -135,26 +144,26 @@ class Loader:
         try:
             while True:
                 while len(pending) < self._depth and (rows := next(batches, None)) is not None:
-                    pending.append((Future(), rows))
+                    pending.append(_Task(rows))
                     tasks.put(pending[-1])
                 if not pending:
                     return
-                yield self._await(*pending.popleft())
+                yield self._await(pending.popleft())
         finally:
-            for future, _ in pending:
-                future.cancel()
+            for task in pending:
+                task.future.cancel()
             for _ in threads:
                 tasks.put(None)
             for thread in threads:
                 thread.join(_JOIN_SECONDS)
 
-    def _await(self, future: Future[Samples], rows: np.ndarray) -> Samples:
-        start = time.perf_counter()
+    def _await(self, task: _Task) -> Samples:
+        start, rows = time.perf_counter(), task.rows
         try:
-            return future.result(self._timeout)
+            return task.future.result(self._timeout)
         except TimeoutError as error:
             listed = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-            reason = f"reading takes longer than {self._timeout:g} seconds"
+            reason = f"{task.worker} has been reading for more than {self._timeout:g} seconds"
             remedy = "check that the disk or network folder answers, or allow more time"
             raise DataError(f"{self.store.path} rows {listed}", reason, remedy) from error
         finally:
@@ -162,10 +171,10 @@ class Loader:
 
     def _work(self, tasks: SimpleQueue[_Task | None]) -> None:
         while (task := tasks.get()) is not None:
-            future, rows = task
-            if not future.set_running_or_notify_cancel():
+            task.worker = current_thread().name
+            if not task.future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(self.store.read(rows, labels=self._labels))
+                task.future.set_result(self.store.read(task.rows, labels=self._labels))
             except BaseException as error:
-                future.set_exception(error)
+                task.future.set_exception(error)

@@ -100,7 +100,8 @@ def batch_indices(
     """Return the part of a step's batch that one rank reads.
 
     The batch of a step is the same set of samples for every `world`: `batch_size` counts the
-    samples of all ranks together, and rank r takes every world-th of them starting at r.
+    samples of all ranks together, and rank r takes the r-th of `world` parts that follow each
+    other, so that images that are mixed with their neighbours stay together.
 
     Args:
         order: (n,) visiting order of the epoch.
@@ -116,4 +117,4 @@ def batch_indices(
         raise ValueError(f"rank {rank} must lie in [0, {world})")
     if step < 0 or batch_size < 1:
         raise ValueError(f"step {step} must be >= 0 and batch_size {batch_size} >= 1")
-    return order[step * batch_size : (step + 1) * batch_size][rank::world]
+    return np.array_split(order[step * batch_size : (step + 1) * batch_size], world)[rank]
