@@ -22,6 +22,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from ..core.heads.sliding import window_starts
+
 _T = TypeVar("_T")
 Pixels = Shaped[np.ndarray, "c h w"]
 Valid = Bool[np.ndarray, "h w"]
@@ -29,17 +31,6 @@ Read = Callable[[int, int, int, int], tuple[Pixels, Valid]]
 Score = Callable[
     [Shaped[np.ndarray, "b c h w"], Bool[np.ndarray, "b h w"]], Float[np.ndarray, "b k p q"]
 ]
-
-
-def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
-    """Return where windows start along an axis; the last one ends with the axis.
-
-    An axis shorter than the window has one window, which reaches over the edge.
-    """
-    if not 1 <= stride <= window:
-        raise ValueError(f"stride {stride} must lie between 1 and the window {window}")
-    last = max(length - window, 0)
-    return (*range(0, last, stride), last)
 
 
 def blend_profile(window: int, overlap: int) -> Float[np.ndarray, " w"]:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimkit.pipelines.tiling import Line, Read, Tiling, blend_profile, blend_strip, window_starts
+from mimkit.core.heads.sliding import window_starts
+from mimkit.pipelines.tiling import Line, Read, Tiling, blend_profile, blend_strip
 
 
 def image(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
