@@ -138,7 +138,7 @@ def _by_acquisition(stack: Sequence[DicomFile]) -> list[list[DicomFile]]:
     for file in stack:
         parts[file.frames[0].acquisition].append(file)
     if len(parts) > 1 and _repeats(stack) and not any(map(_repeats, parts.values())):
-        return list(parts.values())
+        return [parts[key] for key in sorted(parts, key=lambda text: (len(text), text))]
     return [list(stack)]
 
 
@@ -243,7 +243,7 @@ def _step(
     heights = positions @ normal
     steps = np.diff(heights)
     typical = float(np.median(steps))
-    _check_gaps(uri, heights, steps, typical)
+    _check_gaps(uri, heights, steps)
     step = (positions[-1] - positions[0]) / (len(frames) - 1)
     even = positions[0] + np.arange(len(frames))[:, None] * step
     off = float(np.linalg.norm(positions - even, axis=1).max())
@@ -262,9 +262,9 @@ def _step(
     return step, doubts
 
 
-def _check_gaps(uri: str, heights: np.ndarray, steps: np.ndarray, typical: float) -> None:
-    """Refuse a stack in which slices are missing: steps that are a multiple of the others."""
-    multiples = steps / typical
+def _check_gaps(uri: str, heights: np.ndarray, steps: np.ndarray) -> None:
+    """Refuse a stack in which slices are missing: steps that are a multiple of the smallest."""
+    multiples = steps / steps.min()
     gaps = np.flatnonzero(multiples > 1.5)
     whole = np.abs(multiples - np.rint(multiples)).max() < 0.1
     if len(gaps) and whole:

@@ -70,6 +70,8 @@ def find_series(
         found = grouped(files)
     if found.broken:
         first, *others = found.broken
+        if not others and not found.series:
+            raise first
         more = f" (and {len(others)} more files)" if others else ""
         reason = f"{first.subject} {first.reason}{more}"
         raise DataError(root, reason, "remove or replace the damaged files")

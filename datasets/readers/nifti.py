@@ -148,6 +148,9 @@ def _header(path: Path) -> Any:
         header = kind(block[:size])
         header.get_data_shape()
         header.get_data_dtype()
+        if not kind(block[:size], check=False)["pixdim"][1:4].all() and not header["sform_code"]:
+            # nibabel sets such spacings to 1.
+            raise DataError(path, "an axis has a spacing of zero", "write it again from its source")
     except (HeaderDataError, WrapStructError, ValueError, KeyError) as error:
         raise DataError(path, f"its NIfTI header is wrong ({error})", "write it again") from error
     return header
