@@ -6,7 +6,7 @@ says "positive". Nothing here chooses a threshold on the data it judges unless i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -317,19 +317,40 @@ def bootstrap(
     Returns:
         The interval; None with fewer than two groups, or when few draws held both classes.
     """
-    order = torch.argsort(groups, stable=True)
-    members = order.split(torch.bincount(groups).tolist())
-    if len(members) < 2 or undefined(positive) is not None:
+    num_groups = int(groups.unique().numel())
+    if num_groups < 2 or undefined(positive) is not None:
         return None
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for _ in range(num_draws):
-        drawn = torch.randint(len(members), (len(members),), generator=generator)
-        rows = torch.cat([members[number] for number in drawn.tolist()])
-        if undefined(positive[rows]) is None:
-            found.append(metric(scores[rows], positive[rows]))
+    found = [
+        metric(scores[rows], positive[rows])
+        for rows in group_draws(groups, num_draws, seed)
+        if undefined(positive[rows]) is None
+    ]
     if not found or len(found) < num_draws / 2:
         return None
+    return percentile_interval(found, level, num_groups, num_draws - len(found))
+
+
+def group_draws(
+    groups: Int[Tensor, " n"], num_draws: int, seed: int
+) -> Iterator[Int[Tensor, " _"]]:
+    """Yield the rows of as many whole groups as there are, drawn with replacement.
+
+    Args:
+        groups: group of each row, 0 to g - 1.
+        num_draws: draws.
+        seed: of the draws.
+    """
+    members = torch.argsort(groups, stable=True).split(torch.bincount(groups).tolist())
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(num_draws):
+        drawn = torch.randint(len(members), (len(members),), generator=generator)
+        yield torch.cat([members[number] for number in drawn.tolist()])
+
+
+def percentile_interval(
+    found: Sequence[float], level: float, num_groups: int, num_undefined: int = 0
+) -> Interval:
+    """Return the interval that holds a share of the values that draws gave."""
     edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.tensor(found, dtype=torch.float64).quantile(edges).tolist()
-    return Interval(low, high, level, len(members), len(found), num_draws - len(found))
+    return Interval(low, high, level, num_groups, len(found), num_undefined)

@@ -1,0 +1,1 @@
+"""Fine-tuned models on whole volumes: prediction, and how good it is."""
