@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -74,6 +73,8 @@ class VoxelSource(Protocol):
 class OpenVolume:
     """An open volume: facts at once, voxels when they are asked for.
 
+    Files are open only while they are read, so that there is nothing to close.
+
     Args:
         info: what is known about it.
         source: where its voxels come from.
@@ -135,20 +136,6 @@ class OpenVolume:
         if array.dtype.kind == "f":
             array = _finite(self.uri, array, nan)
         return Volume(array, self.geometry.crop(start, size))
-
-    def close(self) -> None:
-        """Do nothing: files are open only while they are read."""
-
-    def __enter__(self) -> OpenVolume:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.shape))

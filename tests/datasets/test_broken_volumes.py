@@ -64,14 +64,18 @@ def content(name: str, data: bytes) -> Make:
     return make
 
 
-def nrrd_file(name: str = "a.nrrd", array: np.ndarray | None = None, **fields: Any) -> Make:
+def nrrd_file(
+    name: str = "a.nrrd", array: np.ndarray | None = None, fields: dict[str, Any] | None = None
+) -> Make:
+    """Make an NRRD file; a field that is None is left out."""
+
     def make(folder: Path) -> Path:
-        header = {
+        header: dict[str, Any] = {
             "space": "left-posterior-superior",
             "space directions": np.eye(3),
             "space origin": np.zeros(3),
             "encoding": "gzip",
-        } | fields
+        } | (fields or {})
         header = {key: value for key, value in header.items() if value is not None}
         numbers = hounsfield(GRID).array if array is None else array
         nrrd.write(str(folder / name), numbers, header)
@@ -144,20 +148,22 @@ BROKEN = {
     "NRRD header cut": (content("a.nrrd", b"NRRD0004\ntype: short\n"), "has the encoding None"),
     "NRRD bomb": (replaced(nrrd_file(), b"6 5 4", b"60000 60000 9"), "its header claims"),
     "NRRD packed bomb": (replaced(nrrd_file(), b"6 5 4", b"900 900 99"), "compressed ones"),
-    "NRRD text numbers": (nrrd_file(encoding="ascii"), "has the encoding 'ascii'"),
+    "NRRD text numbers": (nrrd_file(fields={"encoding": "ascii"}), "has the encoding 'ascii'"),
     "NRRD nowhere": (
-        nrrd_file(**{"space": None, "space directions": None, "space origin": None}),
+        nrrd_file(fields={"space": None, "space directions": None, "space origin": None}),
         "does not say how it lies",
     ),
-    "NRRD other space": (nrrd_file(space="scanner-xyz"), "does not say how it lies"),
+    "NRRD other space": (nrrd_file(fields={"space": "scanner-xyz"}), "does not say how it lies"),
     "NRRD foreign data": (
         replaced(
-            nrrd_file(encoding="raw"), b"encoding: raw", b"data file: /etc/passwd\nencoding: raw"
+            nrrd_file(fields={"encoding": "raw"}),
+            b"encoding: raw",
+            b"data file: /etc/passwd\nencoding: raw",
         ),
         "is not beside it",
     ),
     "NRRD 2-D": (
-        nrrd_file(array=np.zeros((4, 5), np.int16), **{"space directions": np.eye(3)[:2]}),
+        nrrd_file(array=np.zeros((4, 5), np.int16), fields={"space directions": np.eye(3)[:2]}),
         "is 2-D",
     ),
     "DICOM text": (content("a.dcm", b"no volume\n" * 99), "is no DICOM file"),
@@ -211,17 +217,17 @@ def test_windows_are_parts_of_the_whole_in_every_format(tmp_path: Path) -> None:
     array = hounsfield(GRID).array
     window = slice(1, 4), slice(0, 5), slice(2, 3)
     paths = [nifti("a.nii")(tmp_path), nifti("b.nii.gz")(tmp_path), nrrd_file("c.nrrd")(tmp_path)]
-    paths.append(nrrd_file("d.nrrd", encoding="raw")(tmp_path))
-    paths.append(nrrd_file("e.nhdr", encoding="raw")(tmp_path))
+    paths.append(nrrd_file("d.nrrd", fields={"encoding": "raw"})(tmp_path))
+    paths.append(nrrd_file("e.nhdr", fields={"encoding": "raw"})(tmp_path))
     write_ct_series(tmp_path / "f", hounsfield(GRID))
     for path in [*paths, tmp_path / "f"]:
         opened = open_volume(path)
         part = opened.read(window)
         assert np.array_equal(part.array, array[window])
         assert np.allclose(part.geometry.origin, opened.geometry.world(np.array([1, 0, 2])))
-        for wrong in ((slice(0, 7),), (slice(-1, 3),), (slice(2, 2),), (slice(0, 4, 2),)):
+        for wrong in (slice(0, 7), slice(-1, 3), slice(2, 2), slice(0, 4, 2)):
             with pytest.raises(ValueError, match="on an axis of"):
-                opened.read((*wrong, slice(None), slice(None)))
+                opened.read((wrong, slice(None), slice(None)))
 
 
 @pytest.mark.parametrize(

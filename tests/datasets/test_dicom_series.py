@@ -253,7 +253,7 @@ def test_the_size_of_a_jpeg_is_that_of_its_frame_header() -> None:
 
 
 def test_jpeg_lossless_has_a_decoder() -> None:
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import JPEGBaseline8Bit, JPEGLossless, JPEGLosslessSV1
 
     for syntax in (JPEGLossless, JPEGLosslessSV1, JPEGBaseline8Bit):

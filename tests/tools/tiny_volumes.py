@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ def write_enhanced_ct(path: Path, volume: Volume, *, order: Sequence[int] | None
 
 
 def write_rtstruct(
-    path: Path, grid: VolumeGeometry, regions: dict[str, Sequence[Sequence[Sequence[float]]]]
+    path: Path, grid: VolumeGeometry, regions: Mapping[str, Sequence[Sequence[Sequence[float]]]]
 ) -> Path:
     """Write contours, given as voxel indices of a grid, as an RTSTRUCT."""
     data = _common("P1", generate_uid(), RTSTRUCT_CLASS, generate_uid())
