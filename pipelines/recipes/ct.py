@@ -34,10 +34,10 @@ def hi_end_mae_tiny() -> Recipe:
     return Recipe(
         method=HiEndMAEConfig(encoder=_ENCODER, decoder=_DECODER),
         # The rule multiplies by batch / 256: the peak is 1e-3.
-        optim=OptimConfig(base_lr=0.032, warmup_epochs=6),
+        optim=OptimConfig(base_lr=0.032, warmup_epochs=4),
         augment=VolumeAugmentConfig(),
         image_size=(32, 64, 64),
-        epochs=60,
+        epochs=40,
         batch_size=8,
     )
 
