@@ -15,9 +15,11 @@ from torch import Tensor
 
 from ..core.checkpoints.exporters import export_onnx, export_timm, probe
 from ..core.checkpoints.model_dir import CONFIG_FILE, LoadedModel, load_model, read_config
+from ..core.checkpoints.to_answers import export_answers
 from ..core.checkpoints.to_hub import export_hub
 from ..core.checkpoints.to_monai import export_monai
 from ..core.errors import UsageError, WeightsError
+from ..core.heads.task import load_task
 from ..domains.domain import Normaliser
 from .progress import say
 from .scenes import model_normaliser
@@ -46,6 +48,9 @@ class ExportConfig:
     """Group of the store, when it holds several."""
     num_samples: int = 4
     """Samples that are compared."""
+    answers: bool = False
+    """onnx: write the whole fine-tuned model, from the numbers of files to class probabilities
+    (answers.onnx), instead of its encoder."""
 
 
 def run(config: ExportConfig) -> Path:
@@ -64,7 +69,8 @@ def run(config: ExportConfig) -> Path:
         export_hub(config.model, config.out)
         say(f"{config.out}: a copy of {config.model}, every file checked")
         return config.out
-    loaded = load_model(config.model)
+    task = load_task(config.model) if config.answers else None
+    loaded = load_model(config.model) if task is None else task.loaded
     domain, normaliser = model_normaliser(config.model, loaded.normaliser)
     stored = stored_samples(config, loaded, normaliser)
     what = "noise" if stored is None else f"{len(stored)} samples of {config.samples}"
@@ -79,6 +85,10 @@ def run(config: ExportConfig) -> Path:
     module = domain.export_module(normaliser)
     with torch.no_grad():
         images = module.invert(probe(loaded.method.grid)) if stored is None else as_float(stored)
+    if task is not None:
+        export_answers(task, config.out, module, images)
+        say(f"{config.out}: answers.onnx with its normaliser, probabilities equal on {what}")
+        return config.out
     export_onnx(loaded, config.out, module, images)
     say(f"{config.out}: encoder.onnx with its normaliser, features equal on {what}")
     return config.out
@@ -95,6 +105,8 @@ def check_out(config: ExportConfig) -> None:
     """Raise UsageError for a folder in which an export would destroy a model."""
     if config.out.is_file():
         raise UsageError(f"--out {config.out}", "is a file", "give a folder")
+    if config.answers and config.to != "onnx":
+        raise UsageError("--answers", f"is not for --to {config.to}", "use --to onnx")
     if config.num_samples < 1:
         raise UsageError(f"--num-samples {config.num_samples}", "is below 1", "use 1 or more")
     if not (config.out / CONFIG_FILE).exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -155,28 +156,48 @@ def export_onnx(
             the graph's version of ONNX cannot.
         WeightsError: when onnxruntime gives other features.
     """
-    try:
-        import onnx  # noqa: F401  torch needs it to write
-        import onnxruntime
-    except ImportError as error:
-        raise UsageError(
-            "export to onnx", f"needs {error.name}", "pip install onnx onnxruntime"
-        ) from error
+    check_onnx()
     loaded = opened(model)
     encoder = loaded.method.encoder.eval()
     whole = Preprocessed(encoder, preprocess).eval()
     images = probe(encoder.grid) if samples is None else samples.float()
     out = Path(out)
-    with replacing(out / "encoder.onnx") as temporary:
-        write_onnx(whole, images, temporary)
+    write_checked(whole, images, out / "encoder.onnx", "tokens")
+    content = {"normaliser_inside": preprocess is not None, "normaliser": loaded.normaliser}
+    write_text(out / CONFIG_FILE, json.dumps(content, indent=1) + "\n")
+    return out
+
+
+def check_onnx() -> None:
+    """Raise UsageError unless onnx, which torch needs to write, and onnxruntime are installed."""
+    for name in ("onnx", "onnxruntime"):
+        if find_spec(name) is None:
+            remedy = "pip install onnx onnxruntime"
+            raise UsageError("export to onnx", f"needs {name}", remedy)
+
+
+def write_checked(whole: nn.Module, images: Tensor, path: Path, output: str) -> None:
+    """Write a graph and compare it with onnxruntime before it gets its name.
+
+    Args:
+        whole: from stored numbers to one tensor, in evaluation mode.
+        images: inputs to compare on.
+        path: the file.
+        output: name of what it returns.
+
+    Raises:
+        UsageError: when the model does something that the graph's version of ONNX cannot.
+        WeightsError: when onnxruntime gives other numbers.
+    """
+    import onnxruntime
+
+    with replacing(path) as temporary:
+        write_onnx(whole, images, temporary, output)
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         doubled = torch.cat([images, images])
         (got,) = session.run(None, {"images": doubled.numpy()})
         with torch.no_grad():
             require_equal(torch.as_tensor(got), whole(doubled), "onnxruntime")
-    content = {"normaliser_inside": preprocess is not None, "normaliser": loaded.normaliser}
-    write_text(out / CONFIG_FILE, json.dumps(content, indent=1) + "\n")
-    return out
 
 
 def opened(model: str | Path | LoadedModel) -> LoadedModel:
@@ -184,7 +205,7 @@ def opened(model: str | Path | LoadedModel) -> LoadedModel:
     return model if isinstance(model, LoadedModel) else load_model(model)
 
 
-def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
+def write_onnx(model: nn.Module, images: Tensor, path: Path, output: str = "tokens") -> None:
     """Trace a model; sizes are constants of the graph, the batch is free."""
     try:
         with warnings.catch_warnings():
@@ -195,8 +216,8 @@ def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
                 (images,),
                 str(path),
                 input_names=["images"],
-                output_names=["tokens"],
-                dynamic_axes={"images": {0: "batch"}, "tokens": {0: "batch"}},
+                output_names=[output],
+                dynamic_axes={"images": {0: "batch"}, output: {0: "batch"}},
                 opset_version=_OPSET,
                 dynamo=False,
             )

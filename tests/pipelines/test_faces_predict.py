@@ -12,36 +12,14 @@ import pytest
 from PIL import Image
 from tiny_faces import draw_face, write_boxes, write_video
 from tiny_models import write_model
+from tiny_served import CROP, NORMALISER
 
 from mimkit.core.errors import UsageError, WeightsError
 from mimkit.datasets.errors import DataError
-from mimkit.domains.faces.crop import CropConfig, crop_transform, cut_crop
+from mimkit.domains.faces.crop import crop_transform, cut_crop
 from mimkit.domains.faces.detections import read_faces
 from mimkit.pipelines.cli import main
 from mimkit.pipelines.faces.predict import PredictFacesConfig, run
-
-CROP = CropConfig(size=48)
-NORMALISER: dict[str, Any] = {
-    "domain": "faces",
-    "sensor": "face",
-    "bands": ["red", "green", "blue"],
-    "units": "intensity",
-    **{
-        name: [value] * 3
-        for name, value in (
-            ("scale", 1 / 255),
-            ("offset", 0.0),
-            ("mean", 0.5),
-            ("std", 0.25),
-            ("low", 0.0),
-            ("high", 1.0),
-        )
-    },
-    "nodata": None,
-    "crop": CROP.to_dict(),
-    "colour": "rgb",
-    "equalised": "jpeg:90",
-}
 
 
 @pytest.fixture(scope="module")
