@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Shaped
 
-from .volume_geometry import NETWORK_CODES, VolumeGeometry, orientation_change
+from .volume_geometry import NETWORK_CODES, Triple, VolumeGeometry, orientation_change
+
+_STRAIGHT = 1e-3
+"""By how many voxels positions may be off when grids are taken as parallel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,30 +93,58 @@ def resample(
         The volume on that grid, in its number type. Memory: the result and, for integers and an
         order above 0, a float32 copy of both.
     """
-    from scipy.ndimage import affine_transform
-
     # Both grids are turned alike first, so that the matrix is nearly diagonal and flips are exact.
     source = volume.turned_like(geometry) or volume.reoriented(geometry.codes)
     change = np.linalg.inv(source.geometry.affine) @ geometry.affine
     kind = volume.array.dtype
     whole = kind.kind in "iub"
     array = source.array.astype(np.float32) if whole and order > 0 else source.array
-    # "nearest" extends the outermost voxels; what lies beyond their outer faces is filled after.
-    matrix, offset = change[:3, :3], change[:3, 3]
-    moved = affine_transform(
-        array,
-        matrix,
-        offset,  # pyright: ignore[reportArgumentType]  # scipy's stub knows numbers only
-        geometry.shape,
-        order=order,
-        mode="nearest",
-    )
+    moved = _interpolated(array, change, geometry.shape, order)
     if whole and order > 0:
         limits = (False, True) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
         np.clip(np.rint(moved, out=moved), *limits, out=moved)
     result = moved.astype(kind, copy=False)
     _fill_outside(result, change, source.geometry.shape, fill)
     return Volume(result, geometry)
+
+
+def _interpolated(array: np.ndarray, change: np.ndarray, shape: Triple, order: int) -> np.ndarray:
+    """Interpolate at `change` of each index; beyond the edges the outermost voxels go on."""
+    matrix, offset = change[:3, :3], change[:3, 3]
+    steps = np.diag(matrix)
+    # How far another axis moves a position from one end of its own to the other.
+    slant = (np.abs(matrix - np.diag(steps)) @ np.array(shape)).max()
+    if order <= 1 and slant < _STRAIGHT:
+        # Axis by axis is several times as fast; those that shrink come first.
+        for axis in np.argsort(np.divide(shape, array.shape)).tolist():
+            places = steps[axis] * np.arange(shape[axis]) + offset[axis]
+            array = _along(array, axis, places.clip(0, array.shape[axis] - 1), order)
+        return array
+    from scipy.ndimage import affine_transform
+
+    return affine_transform(
+        array,
+        matrix,
+        offset,  # pyright: ignore[reportArgumentType]  # scipy's stub knows numbers only
+        shape,
+        order=order,
+        mode="nearest",
+    )
+
+
+def _along(array: np.ndarray, axis: int, places: np.ndarray, order: int) -> np.ndarray:
+    """Interpolate along one axis at places that lie inside."""
+    if order == 0:
+        return array.take(np.floor(places + 0.5).astype(np.int64), axis)
+    low = np.minimum(np.floor(places).astype(np.int64), max(array.shape[axis] - 2, 0))
+    high = np.minimum(low + 1, array.shape[axis] - 1)
+    share = (places - low).astype(array.dtype).reshape([-1 if i == axis else 1 for i in range(3)])
+    result = array.take(high, axis)
+    start = array.take(low, axis)
+    result -= start
+    result *= share
+    result += start
+    return result
 
 
 def _fill_outside(

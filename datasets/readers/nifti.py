@@ -92,8 +92,10 @@ class _Voxels:
         from nibabel.arrayproxy import ArrayProxy
 
         with reading(self.path):
-            proxy = ArrayProxy(str(self.path), (self.shape, self.stored, self.offset, 1.0, 0.0))
-            return scaled(np.asarray(proxy[window]), self.slope, self.intercept, self.dtype)
+            spec = (self.shape, self.stored, self.offset, 1.0, 0.0)
+            # Without a map of the file, so that it is closed after, and errors come from here.
+            array = np.asarray(ArrayProxy(str(self.path), spec, mmap=False)[window])
+            return scaled(array, self.slope, self.intercept, self.dtype)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Convention: a contour's points are positions in the patient, so that a point at 
 has that voxel's index. A voxel belongs to a region when its centre lies inside by the even-odd rule
 over all contours that the region has in the slice: an inner contour is a hole. A centre exactly on
 an edge belongs to the side of growing index, so that regions that share an edge neither overlap nor
-leave a gap.
+leave a gap. Slices between those with contours stay empty.
 """
 
 from __future__ import annotations
@@ -131,14 +131,17 @@ def filled(
         (i, j) bool; a point on an edge belongs to the side of growing index.
     """
     num_i, num_j = shape
+    start = np.concatenate([np.asarray(corners, np.float64) for corners in polygons])
+    end = np.concatenate([np.roll(corners, -1, axis=0) for corners in polygons])
+    upward = (start[:, 0] <= end[:, 0])[:, None]
+    low, high = np.where(upward, start, end), np.where(upward, end, start)
+    # Rows of points from the lower end on and before the upper one, so that a corner counts once.
+    first = np.clip(np.ceil(low[:, 0]), 0, num_i).astype(np.int64)
+    counts = np.clip(np.ceil(high[:, 0]), 0, num_i).astype(np.int64) - first
+    edges = np.repeat(np.arange(len(low)), counts)
+    rows = first[edges] + np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts)
+    share = (rows - low[edges, 0]) / (high - low)[edges, 0]
+    crossings = low[edges, 1] + share * (high - low)[edges, 1]
     toggles = np.zeros((num_i, num_j + 1), np.int64)
-    for corners in polygons:
-        for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-            low, high = (start, end) if start[0] <= end[0] else (end, start)
-            first, last = max(int(np.ceil(low[0])), 0), min(int(np.ceil(high[0])), num_i)
-            if first >= last:  # it crosses no row of points
-                continue
-            rows = np.arange(first, last)
-            crossings = low[1] + (rows - low[0]) * (high[1] - low[1]) / (high[0] - low[0])
-            np.add.at(toggles, (rows, np.clip(np.ceil(crossings), 0, num_j).astype(int)), 1)
+    np.add.at(toggles, (rows, np.clip(np.ceil(crossings), 0, num_j).astype(np.int64)), 1)
     return np.cumsum(toggles, axis=1)[:, :num_j] % 2 == 1

@@ -41,8 +41,11 @@ def _range(stored: np.dtype, bits: int) -> tuple[int, int]:
 def scaled(
     array: Shaped[np.ndarray, "*n"], slope: float, intercept: float, dtype: np.dtype
 ) -> Shaped[np.ndarray, "*n"]:
-    """Return `slope * array + intercept` in the type that `scaled_dtype` chose, a new array."""
-    result = array.astype(dtype)
+    """Return `slope * array + intercept` in the type that `scaled_dtype` chose.
+
+    The array given is overwritten when it has that type already.
+    """
+    result = array.astype(dtype, copy=False)
     if slope != 1.0:
         result *= dtype.type(slope)
     if intercept != 0.0:

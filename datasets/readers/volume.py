@@ -98,6 +98,9 @@ def open_volume(source: str | Path | VolumeSource, *, sheared: bool = False) -> 
         return open_nifti(path, sheared=sheared)
     if is_nrrd(path):
         return open_nrrd(path, sheared=sheared)
+    if path.is_file() and not is_dicom(path):
+        reason = "is no NIfTI, NRRD or DICOM file, by its name and content"
+        raise DataError(path, reason, "convert it, or leave it out")
     return open_dicom(path, sheared=sheared)
 
 

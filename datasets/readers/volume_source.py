@@ -39,9 +39,10 @@ class VolumeInfo:
         modality: DICOM's word, such as "CT"; None when the format does not say.
         patient: patient's identifier as the file has it, for splits by patient; None where the
             format has none. It may identify a person.
-        headers: further facts that identify nobody, such as the convolution kernel.
+        headers: further facts of the acquisition, such as the convolution kernel; among them
+            identifiers (UIDs) that lead back to the patient only through the archive.
         doubts: sentences on what reads well and may still be wrong.
-        identifying: headers that may tell who the patient is: keyword to "patient", "staff",
+        identifying: headers of the first slice that may tell who the patient is: keyword to "patient", "staff",
             "place", "number" or "picture"; see `identifying_headers`.
     """
 

@@ -167,7 +167,7 @@ BROKEN = {
         "is 2-D",
     ),
     "DICOM text": (content("a.dcm", b"no volume\n" * 99), "is no DICOM file"),
-    "no format": (content("a.txt", b"no volume\n" * 99), "is no DICOM file|no series"),
+    "no format": (content("a.txt", b"no volume\n" * 99), "is no NIfTI, NRRD or DICOM file"),
 }
 
 

@@ -148,3 +148,19 @@ def test_an_affine_without_volume_is_refused(affine: np.ndarray, message: str) -
 def test_a_wrong_orientation_is_refused(codes: str) -> None:
     with pytest.raises(ValueError, match="three letters"):
         geometry().reoriented(codes)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_parallel_grids_are_interpolated_as_any_others(
+    order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(
+        np.random.default_rng(0).normal(size=(9, 1, 12)).astype(np.float32),
+        geometry((9, 1, 12), spacing=(1.0, 2.0, 3.0), turn=30.0),
+    )
+    target = volume.geometry.resampled((0.7, 0.9, 4.1)).crop((-2, 0, 1), (15, 3, 9))
+    fast = resample(volume, target.reoriented("SAR"), order=order, fill=-5.0)
+    monkeypatch.setattr("mimkit.datasets.volumes._STRAIGHT", -1.0)
+    general = resample(volume, target.reoriented("SAR"), order=order, fill=-5.0)
+    assert (fast.array == -5.0).any()
+    assert np.abs(fast.array - general.array).max() < 1e-5
