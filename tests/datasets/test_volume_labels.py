@@ -267,3 +267,46 @@ def test_a_segmentation_object_needs_names_and_voxels(case: str, tmp_path: Path)
     with pytest.raises(DataError, match=message):
         write_label_map(tmp_path / "labels.dcm", labels, series=tmp_path / "ct.dcm")
     assert not (tmp_path / "labels.dcm").exists()
+
+
+@pytest.mark.parametrize("kind", ["LABELMAP", "FRACTIONAL"])
+def test_segmentation_objects_of_other_kinds_are_read(kind: str, tmp_path: Path) -> None:
+    """A label map holds numbers, a fractional object 0 to 255 of which half and more count."""
+    import highdicom
+    from pydicom import dcmread
+    from pydicom.sr.codedict import codes
+
+    paths = write_ct_series(tmp_path / "ct", hounsfield(GRID))
+    array = some_labels()
+    masks: np.ndarray = array.transpose(2, 1, 0)
+    if kind == "FRACTIONAL":
+        shares = np.array([0.0, 0.6, 0.4, 1.0], np.float32)
+        masks, array = shares[masks], (shares[array] >= 0.5).astype(np.uint8)
+    described = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=f"part {number}",
+            segmented_property_category=codes.SCT.Tissue,
+            segmented_property_type=codes.SCT.Tissue,
+            algorithm_type="MANUAL",
+        )
+        for number in ((1, 2, 3) if kind == "LABELMAP" else (1,))
+    ]
+    seg = highdicom.seg.Segmentation(
+        [dcmread(path) for path in paths],
+        np.ascontiguousarray(masks),
+        kind,
+        described,
+        series_instance_uid=highdicom.UID(),
+        series_number=1,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="tests",
+        manufacturer_model_name="tests",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    seg.save_as(tmp_path / "labels.dcm")
+    labels = read_labels(tmp_path / "labels.dcm", grid=GRID)
+    assert np.array_equal(labels.volume.array, array)
+    assert labels.names == {number: f"part {number}" for number in range(1, len(described) + 1)}
