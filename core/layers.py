@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .recompute import feed
 from .tokens import take
 
 KeyMask = Bool[Tensor, "b k"]
@@ -53,9 +54,12 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Float[Tensor, "*b w"]) -> Float[Tensor, "*b w"]:
-        """Apply the two layers."""
-        return self.fc2(functional.gelu(self.fc1(x)))
+    def forward(
+        self, x: Float[Tensor, "*b w"], norm: nn.LayerNorm | None = None
+    ) -> Float[Tensor, "*b w"]:
+        """Apply the two layers, to normalised tokens where a norm is given."""
+        hidden = self.fc1(x) if norm is None else feed(norm, x, self.fc1)
+        return feed(functional.gelu, hidden, self.fc2)
 
 
 class Attention(nn.Module):
@@ -158,7 +162,7 @@ class Block(nn.Module):
 
     def project(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n p"]:
         """Return each token's query, key and value; they depend on no other token."""
-        return self.attn.qkv(self.norm1(x))
+        return feed(self.norm1, x, self.attn.qkv)
 
     def forward(
         self,
@@ -181,7 +185,7 @@ class Block(nn.Module):
         qkv = self.project(x) if qkv is None else qkv
         x = x if index is None else take(x, index)
         x = x + self.drop_path(self.attn.read(qkv, key_mask, index, reading=reading))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 class CrossBlock(nn.Module):
@@ -228,7 +232,7 @@ class CrossBlock(nn.Module):
             own = own + self.self_attn(self.norm0(x), query_mask, index)
         x = own
         x = x + self.cross_attn(self.norm1(x), context, key_mask)
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(x, self.norm2)
 
 
 def init_transformer(module: nn.Module) -> None:

@@ -169,7 +169,7 @@ class ScaledBlock(nn.Module):
         """Self-attention with a bias on the logits, then the MLP, each with a residual."""
         seen = self.attn.read(self.attn.project(self.norm1(x)), key_mask, bias=bias)
         x = x + self.drop_path(seen if self.gamma_1 is None else self.gamma_1 * seen)
-        out = self.mlp(self.norm2(x))
+        out = self.mlp(x, self.norm2)
         return x + self.drop_path(out if self.gamma_2 is None else self.gamma_2 * out)
 
 

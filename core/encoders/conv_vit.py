@@ -101,7 +101,7 @@ class ConvBlock(nn.Module):
         if shown is not None:
             values = values * shown[..., None, None].to(values.dtype)
         x = x + self.conv2(self.mix(values, shape, index))
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(x, self.norm2)
 
     def mix(
         self, x: Float[Tensor, "b v c d"], shape: Sequence[int], index: Int[Tensor, "b v"] | None

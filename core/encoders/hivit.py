@@ -116,7 +116,7 @@ class CellBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b *c d"]) -> Float[Tensor, "b *c d"]:
         """Apply the MLP."""
-        branch = self.mlp(self.norm2(x))
+        branch = self.mlp(x, self.norm2)
         return x + self.drop_path(branch if self.gamma_2 is None else self.gamma_2 * branch)
 
 

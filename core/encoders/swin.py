@@ -14,11 +14,11 @@ from typing import Literal, cast
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .. import flops
 from ..errors import UsageError
 from ..grid import Grid, subdivide
+from ..recompute import checkpointed
 from ..tokens import take
 from .contract import Encoder, Features, Pass
 from .swin_blocks import (
@@ -179,7 +179,7 @@ class Stage(nn.Module):
         """Run the blocks; who reads whom differs between even and odd ones. Merging is not done."""
         for number, block in enumerate(self.blocks):
             if self.checkpoint and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, around[number % 2], use_reentrant=False)
+                x = checkpointed(block, x, around[number % 2])
             else:
                 x = block(x, around[number % 2])
         return x

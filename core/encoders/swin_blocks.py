@@ -257,7 +257,7 @@ class SwinBlock(nn.Module):
             x = x + self.drop_path(self.norm2(self.mlp(x)))
         else:
             x = x + self.drop_path(self.attn(self.norm1(x), around))
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
+            x = x + self.drop_path(self.mlp(x, self.norm2))
         return x if self.norm3 is None else self.norm3(x)
 
 
