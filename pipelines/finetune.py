@@ -20,14 +20,15 @@ from ..core.heads.metrics import Scores
 from ..core.heads.supervised import Supervised, freeze_encoder, set_drop_path
 from ..core.heads.task import HEAD_PART, TaskConfig, TaskModel, usual_taps
 from ..core.objectives.labels import balanced_weights
-from ..core.training.engine import PlainEngine, step_seed
+from ..core.training.engine import Engine, step_seed
 from ..core.training.flops import FlopCount
 from ..core.training.meters import SpeedMeter
 from ..datasets.loader import Loader
 from ..datasets.order import balanced_order
 from ..datasets.samples import Samples
 from ..domains.domain import get_domain
-from .efficiency import Efficiency, prepare
+from .distributed import Team, check_share, make_engine, together
+from .efficiency import Efficiency
 from .features import random_method
 from .finetune_recipe import FinetuneRecipe, check_finetune, usual_views
 from .labelled import TaskData, open_task_data
@@ -73,9 +74,14 @@ def run(config: FinetuneConfig) -> Path:
         UsageError: for settings that cannot work or do not fit the data or an earlier run.
         DataError: when the store cannot be read.
         StoppedRunError: when the run was asked to stop; its state is saved.
+        RankLostError: when another process of the run has gone.
     """
     check_finetune(config, config.efficiency.micro_batch)
-    device = prepare(config.efficiency)
+    with together(config.efficiency, config.batch_size, config.precision) as team:
+        return _run(config, team)
+
+
+def _run(config: FinetuneConfig, team: Team) -> Path:
     loaded = load_model(config.model)
     group = open_group(config.data, config.group)
     normaliser = get_domain(group.meta.domain).normaliser(loaded.normaliser)
@@ -97,14 +103,16 @@ def run(config: FinetuneConfig) -> Path:
         to_plain(recipe),
         provenance(config, group),
         to_plain(config.efficiency),
+        team.ranks,
     ) as folder:
         if folder.finished:
             say(f"{folder.model} is finished; nothing to do")
             return folder.model
         model = make_model(config, loaded, data)
         announce(config, data, model)
-        fit(make_job(config, data, model, folder, device))
-        finish(config, data, loaded, model, folder)
+        job = make_job(config, data, model, folder, team)
+        fit(job)
+        finish(config, data, loaded, model, folder, job.engine)
     return folder.model
 
 
@@ -194,10 +202,11 @@ def make_job(
     data: TaskData,
     model: TaskModel,
     folder: RunFolder,
-    device: torch.device,
+    team: Team,
 ) -> Job:
     """Put losses, engine, loader and meters together."""
     batch_size = min(config.batch_size, len(data.rows["train"]))
+    check_share(batch_size, team.ranks)
     weight = balanced_weights(data.counts, config.class_weight)
     supervised = Supervised(
         model,
@@ -207,14 +216,14 @@ def make_job(
         smoothing=config.smoothing,
         dice_weight=config.dice_weight,
     )
-    engine = PlainEngine(
+    engine = make_engine(
+        team,
+        config.efficiency,
         supervised,
         config.optim,
         batch_size=batch_size,
         num_epochs=config.epochs,
-        device=device,
         precision=config.precision,
-        compile=config.efficiency.compile,
     )
     loader = Loader(
         data.group.store,
@@ -224,10 +233,13 @@ def make_job(
         num_threads=config.efficiency.loader_threads,
         prefetch=config.efficiency.prefetch,
         labels=data.task == "segment",
+        rank=team.ranks.rank,
+        world=team.ranks.world,
+        timeout_seconds=config.efficiency.data_timeout,
     )
 
     def to_batch(samples: Samples, generator: torch.Generator) -> Batch:
-        return data.to_batch(samples, config.augment, generator, device)
+        return data.to_batch(samples, config.augment, generator, team.device)
 
     num_tokens = data.num_tokens
     forward = model.encoder.forward_flops(num_tokens)
@@ -241,10 +253,12 @@ def make_job(
         config.seed,
         config.efficiency,
         # The head is left out of the count: it is small next to the encoder.
-        SpeedMeter(FlopCount(forward, 0, 0, step), num_tokens, device),
+        SpeedMeter(FlopCount(forward, 0, 0, step), num_tokens, team.device),
         sampling=sampling(config, data),
         validate=looking_at(config, data, model),
         label="finetune",
+        ranks=team.ranks,
+        best_by="miou",
     )
 
 
@@ -287,6 +301,7 @@ def finish(
     loaded: LoadedModel,
     model: TaskModel,
     folder: RunFolder,
+    engine: Engine,
 ) -> None:
     """Score the test split, write scores and model, and say how it went."""
     model.eval()
@@ -296,17 +311,19 @@ def finish(
     if len(rows):
         matrix = data.confusion(model, rows, config.batch_size)
         scored |= to_plain(Scores.of(matrix)) | {"confusion": matrix.tolist()}
-    write_text(folder.path / "scores.json", json.dumps(to_plain(scored), indent=1) + "\n")
-    save_model(
-        folder.model,
-        loaded.method,
-        loaded.config,
-        normaliser=loaded.normaliser,
-        recipe=(folder.path / "recipe.yaml").read_text(encoding="utf-8"),
-        data={**loaded.data, **about(config, data)},
-        extra={**loaded.extra, "task": to_plain(model.config)},
-        parts={HEAD_PART: model.head},
-    )
+    with engine.whole():
+        if folder.writes:
+            write_text(folder.path / "scores.json", json.dumps(to_plain(scored), indent=1) + "\n")
+            save_model(
+                folder.model,
+                loaded.method,
+                loaded.config,
+                normaliser=loaded.normaliser,
+                recipe=(folder.path / "recipe.yaml").read_text(encoding="utf-8"),
+                data={**loaded.data, **about(config, data)},
+                extra={**loaded.extra, "task": to_plain(model.config)},
+                parts={HEAD_PART: model.head},
+            )
     if len(rows):
         say(
             f"test: accuracy {scored['accuracy']:.3f}, balanced {scored['balanced_accuracy']:.3f}, "

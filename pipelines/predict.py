@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 
 from ..core.batch import Batch
 from ..core.heads.task import LoadedTask, load_task
-from ..core.training.engine import Precision
+from ..core.training.engine_parts import Precision, arithmetic
 from ..datasets.errors import DataError
 from ..datasets.readers.raster import SceneSource
 from ..domains.domain import Normaliser
@@ -153,7 +153,7 @@ def make_score(task: LoadedTask, normaliser: Normaliser, precision: Precision = 
         mask = torch.from_numpy(valid)
         ids = torch.arange(len(pixels))
         batch = Batch(normaliser(pixels, valid), mask, ids).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with arithmetic(device, precision):
             scores = task.model(batch)
         if scores.ndim == 2:
             scores = scores[:, :, None, None].expand(-1, -1, *valid.shape[1:])

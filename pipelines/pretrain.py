@@ -18,14 +18,15 @@ from ..core.errors import UsageError
 from ..core.method import Method
 from ..core.methods import build
 from ..core.noise import Noise
-from ..core.training.engine import PlainEngine, step_seed
+from ..core.training.engine import step_seed
 from ..core.training.flops import training_flops
 from ..core.training.meters import SpeedMeter
 from ..core.training.pruning import InfoBatch
 from ..datasets.loader import Loader
 from ..datasets.samples import Samples
 from ..domains.domain import Domain, Normaliser, get_domain
-from .efficiency import Efficiency, prepare
+from .distributed import Team, check_share, make_engine, together
+from .efficiency import Efficiency
 from .progress import say
 from .recipe import (
     DEFAULT,
@@ -106,14 +107,20 @@ def run(config: PretrainConfig) -> Path:
         UsageError: for settings that cannot work or do not fit the data or an earlier run.
         DataError: when the store cannot be read.
         StoppedRunError: when the run was asked to stop; its state is saved.
+        RankLostError: when another process of the run has gone.
     """
     recipe = recipe_of(config)
     check_recipe(recipe)
-    device = prepare(config.efficiency)
+    with together(config.efficiency, recipe.batch_size, recipe.precision) as team:
+        return _run(config, recipe, team)
+
+
+def _run(config: PretrainConfig, recipe: Recipe, team: Team) -> Path:
     group = open_group(config.data, config.group)
     domain = get_domain(group.meta.domain)
     normaliser = domain.normaliser(group.normaliser_dict)
     method = make_method(recipe, group, normaliser, config.init)
+    check_share(recipe.batch_size, team.ranks, method.batch_multiple)
     rows = training_rows(config, recipe, group)
     with claimed_run(
         config.out,
@@ -121,21 +128,24 @@ def run(config: PretrainConfig) -> Path:
         to_plain(recipe),
         provenance(config, group),
         to_plain(config.efficiency),
+        team.ranks,
     ) as folder:
         if folder.finished:
             say(f"{folder.model} is finished; nothing to do")
             return folder.model
-        announce(recipe, method, group, rows, device)
-        job = make_job(config, recipe, method, group, domain, normaliser, rows, folder, device)
+        announce(recipe, method, group, rows, team)
+        job = make_job(config, recipe, method, group, domain, normaliser, rows, folder, team)
         fit(job)
-        save_model(
-            folder.model,
-            method,
-            recipe.method,
-            normaliser=normaliser.to_dict(),
-            recipe=recipe_yaml(recipe),
-            data=model_card(config, group, rows),
-        )
+        with job.engine.whole():
+            if team.ranks.first:
+                save_model(
+                    folder.model,
+                    method,
+                    recipe.method,
+                    normaliser=normaliser.to_dict(),
+                    recipe=recipe_yaml(recipe),
+                    data=model_card(config, group, rows),
+                )
     say(f"model: {folder.model}")
     return folder.model
 
@@ -216,7 +226,7 @@ def model_card(config: PretrainConfig, group: OpenGroup, rows: np.ndarray) -> di
 
 
 def announce(
-    recipe: Recipe, method: Method, group: OpenGroup, rows: np.ndarray, device: torch.device
+    recipe: Recipe, method: Method, group: OpenGroup, rows: np.ndarray, team: Team
 ) -> None:
     """Say what is about to happen, with the numbers that recipes leave implicit."""
     flops = training_flops(method).training / 1e9
@@ -230,7 +240,7 @@ def announce(
     say(
         f"{len(rows)} samples, {recipe.epochs} epochs, batch {recipe.batch_size}, peak learning "
         f"rate {peak_lr(recipe):.3g} (base {recipe.optim.base_lr:g} x batch / 256 x "
-        f"{recipe.method.lr_factor:.3g}), {recipe.precision} on {device}"
+        f"{recipe.method.lr_factor:.3g}), {recipe.precision} on {team.describe()}"
     )
 
 
@@ -243,19 +253,19 @@ def make_job(
     normaliser: Normaliser,
     rows: np.ndarray,
     folder: RunFolder,
-    device: torch.device,
+    team: Team,
 ) -> Job:
     """Put engine, loader and meters together."""
-    efficiency = config.efficiency
-    engine = PlainEngine(
+    efficiency, device, ranks = config.efficiency, team.device, team.ranks
+    engine = make_engine(
+        team,
+        efficiency,
         method,
         recipe.optim,
         batch_size=recipe.batch_size,
         num_epochs=recipe.epochs,
         lr_factor=recipe.method.lr_factor,
-        device=device,
         precision=recipe.precision,
-        compile=efficiency.compile,
     )
     loader = Loader(
         group.store,
@@ -264,6 +274,9 @@ def make_job(
         recipe.seed,
         num_threads=efficiency.loader_threads,
         prefetch=efficiency.prefetch,
+        rank=ranks.rank,
+        world=ranks.world,
+        timeout_seconds=efficiency.data_timeout,
     )
 
     num_tokens = method.mask.num_visible + method.mask.num_predict
@@ -278,6 +291,7 @@ def make_job(
         SpeedMeter(training_flops(method), num_tokens, device),
         make_pruning(recipe, len(rows), device),
         held_out_loss(config, recipe, method, group, domain, normaliser, device),
+        ranks=ranks,
     )
 
 

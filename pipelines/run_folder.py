@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..core.checkpoints.model_dir import CONFIG_FILE
 from ..core.config_tree import to_plain
 from ..core.errors import UsageError
 from ..core.files import write_text
+from ..core.training.distributed import ALONE, Ranks
 from ..datasets.errors import DataError
 from .locks import locked
 
@@ -34,10 +35,12 @@ class RunFolder:
     Args:
         path: the folder.
         identity: checksum of everything that decides the result.
+        writes: whether this process may write; only the first one of a run does.
     """
 
     path: Path
     identity: str = ""
+    writes: bool = True
 
     @property
     def checkpoints(self) -> Path:
@@ -61,6 +64,8 @@ class RunFolder:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append a line; what is not finite becomes null, which JSON knows."""
+        if not self.writes:
+            return
         with self.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(_finite(line), allow_nan=False) + "\n")
 
@@ -70,7 +75,7 @@ class RunFolder:
 
     def cut_log(self, size: int) -> None:
         """Forget lines that were written after the state that a run continues from."""
-        if self.metrics.exists():
+        if self.writes and self.metrics.exists():
             with self.metrics.open("r+b") as stream:
                 stream.truncate(min(size, self.log_size()))
 
@@ -97,6 +102,7 @@ def claimed_run(
     settings: Mapping[str, Any],
     data: Mapping[str, Any],
     efficiency: Mapping[str, Any],
+    ranks: Ranks = ALONE,
 ) -> Iterator[RunFolder]:
     """Hold a folder for one run, new or continued, and make sure that it is the same run.
 
@@ -106,26 +112,41 @@ def claimed_run(
         settings: plain data of all settings that decide the result.
         data: plain data about the samples and weights that it starts from.
         efficiency: settings that may differ from call to call.
+        ranks: the processes of the run; the first one claims the folder for all.
 
     Raises:
         UsageError: when another process works there, or the folder is of another run; it names
             every difference.
     """
-    import yaml
-
     wanted = {"kind": kind, "recipe": to_plain(settings), "data": to_plain(data)}
     identity = digest(wanted)
-    with locked(out / "lock", out, "run"):
-        before = read_run(out) if (out / "run.json").exists() else None
-        if before is not None and before["identity"] != identity:
-            raise _other_run(out, before, wanted)
-        if before is None and (out / "checkpoints").exists():
-            raise UsageError(out, "holds states of a run without run.json", "choose another --out")
-        write_text(out / "recipe.yaml", yaml.safe_dump(wanted["recipe"], sort_keys=False))
-        content = {"format": FORMAT, **wanted, "identity": identity}
-        content["efficiency"] = to_plain(efficiency)
-        write_text(out / "run.json", json.dumps(content, indent=1) + "\n")
+    if not ranks.first:
+        if (code := ranks.tell(None)) is not None:
+            raise SystemExit(code)
+        yield RunFolder(out, identity, writes=False)
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out / "lock", out, "run"))
+            _claim(out, wanted, identity, to_plain(efficiency))
+        except Exception as error:
+            ranks.tell(getattr(error, "exit_code", 1))
+            raise
+        ranks.tell(None)
         yield RunFolder(out, identity)
+
+
+def _claim(out: Path, wanted: Mapping[str, Any], identity: str, efficiency: Any) -> None:
+    import yaml
+
+    before = read_run(out) if (out / "run.json").exists() else None
+    if before is not None and before["identity"] != identity:
+        raise _other_run(out, before, wanted)
+    if before is None and (out / "checkpoints").exists():
+        raise UsageError(out, "holds states of a run without run.json", "choose another --out")
+    write_text(out / "recipe.yaml", yaml.safe_dump(wanted["recipe"], sort_keys=False))
+    content = {"format": FORMAT, **wanted, "identity": identity, "efficiency": efficiency}
+    write_text(out / "run.json", json.dumps(content, indent=1) + "\n")
 
 
 def digest(value: Any) -> str:

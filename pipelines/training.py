@@ -6,26 +6,23 @@ step), so a run that is killed at any moment and started again ends with the sam
 
 from __future__ import annotations
 
-import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.batch import Batch, Progress
-from ..core.checkpoints.run_state import RunState, load_latest, save_state
-from ..core.errors import UsageError, UserError, WeightsError
-from ..core.files import write_text
+from ..core.checkpoints.run_state import StateWriter
 from ..core.noise import Noise
+from ..core.training.distributed import ALONE, RankLostError, Ranks, lost
 from ..core.training.engine import (
+    Engine,
     NonFiniteLossError,
-    PlainEngine,
+    SharedNoise,
     StepResult,
     split,
     step_seed,
@@ -36,24 +33,15 @@ from ..datasets.loader import Loader
 from ..datasets.order import epoch_order
 from ..datasets.samples import Samples
 from .efficiency import Efficiency
-from .progress import Bar, say
+from .faults import StoppedRunError, catching_signals, described
+from .progress import Bar
 from .run_folder import RunFolder
+from .training_states import due, resume, save
+
+__all__ = ["Job", "Position", "StoppedRunError", "fit", "resume", "save"]
 
 MASKS, VIEWS, LAYERS = range(3)  # independent streams of random numbers
 SLOW_DATA = 0.1  # share of waiting from which the log says so
-
-
-class StoppedRunError(UserError):
-    """A run that was asked to stop and saved its state first."""
-
-    def __init__(self, step: int, signum: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name}",
-            f"the state after step {step} is saved",
-            "give the same command again to continue",
-        )
-        # A scheduler that preempts a job expects a clean end; a person who presses Ctrl-C does not.
-        self.exit_code = 0 if signum == signal.SIGTERM else 130
 
 
 @dataclass(frozen=True)
@@ -69,6 +57,21 @@ class Position:
     epoch: int = 0
     step: int = 0
     total: int = 0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step that was begun, for whoever has to look at it again.
+
+    Args:
+        where: the run stood when it began.
+        progress: of the run.
+        samples: this process's, as they are stored.
+    """
+
+    where: Position
+    progress: Progress
+    samples: Samples
 
 
 @dataclass
@@ -90,10 +93,13 @@ class Job:
         position: where the run stands.
         sampling: places in the loader's rows that an epoch visits, in order; None visits all. Not
             together with pruning.
+        ranks: the processes that share every batch.
+        best_by: the number of `validate` that says how good a state is; of a loss lower is better,
+            of anything else higher.
     """
 
     folder: RunFolder
-    engine: PlainEngine
+    engine: Engine
     loader: Loader
     to_batch: Callable[[Samples, torch.Generator], Batch]
     num_epochs: int
@@ -105,12 +111,42 @@ class Job:
     label: str = "pretrain"
     position: Position = field(default_factory=Position)
     sampling: Callable[[int], np.ndarray] | None = None
+    ranks: Ranks = ALONE
+    best_by: str = "loss"
+    before: Position = field(default_factory=Position, init=False)
     saved_at: float = field(default=0.0, init=False)
+    score: float | None = field(default=None, init=False)
+    best: float | None = field(default=None, init=False)
+    recent: deque[Taken] = field(default_factory=lambda: deque(maxlen=2), init=False)
+
+    def __post_init__(self) -> None:
+        """Make what writes states, and let the meter count for all processes."""
+        self.writer = StateWriter(self.folder.checkpoints, self.efficiency.keep)
+        self.meter.peak *= self.ranks.world
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run when every epoch visits all samples."""
         return self.num_epochs * self.loader.num_steps
+
+    def micro_batches(self, step: Taken) -> list[Batch]:
+        """Return a step's batch of this process in micro-batches."""
+        views = torch.Generator().manual_seed(step_seed(self.seed, step.where.total, VIEWS))
+        batch = self.to_batch(step.samples, views)
+        micro = self.efficiency.micro_batch or len(step.samples)
+        return split(batch, -(-len(step.samples) // micro))
+
+    def noise(self, step: Taken) -> Noise:
+        """Return the source of a step's draws, the same on every process."""
+        return Noise(step_seed(self.seed, step.where.total, MASKS), self.engine.device)
+
+    def repeat(self, step: Taken) -> Iterator[tuple[Batch, Noise]]:
+        """Yield a step's micro-batches with their draws once more."""
+        own = len(step.samples)
+        shared, start = SharedNoise(self.noise(step), own * self.ranks.world), self.ranks.rank * own
+        for batch in self.micro_batches(step):
+            yield batch, shared.at(start)
+            start += len(batch.ids)
 
 
 def fit(job: Job) -> None:
@@ -118,23 +154,37 @@ def fit(job: Job) -> None:
 
     Raises:
         StoppedRunError: when SIGTERM or SIGINT arrived; the state is saved.
-        NonFiniteLossError: when loss or gradient is not finite; the samples of the step are written
-            to nonfinite.json and the last saved state is left alone.
+        SharedError: when loss or gradient is not finite; the samples of the step are written to
+            nonfinite.json and the state before it is saved.
+        RankLostError: when another process has gone or does not answer.
+        UnsavedStateError: when the state at the end cannot be written.
         UsageError: when the saved state does not fit the model.
     """
     resume(job)
     with catching_signals() as stop, Bar(job.label, job.total_steps, job.position.total) as bar:
-        job.meter.restart()
-        job.saved_at = time.monotonic()
-        if job.position == Position():
+        try:
+            _fit(job, bar, stop)
+        except NonFiniteLossError as error:
+            raise described(job, error) from error
+        except RuntimeError as error:
+            if not lost(error, job.ranks.world):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise RankLostError(job.ranks.rank, job.ranks.world, reason) from error
+
+
+def _fit(job: Job, bar: Bar, stop: list[int]) -> None:
+    job.meter.restart()
+    job.saved_at = time.monotonic()
+    if job.position == Position():
+        _validate(job)
+    while job.position.epoch < job.num_epochs:
+        run_epoch(job, bar, stop)
+        job.position = Position(job.position.epoch + 1, 0, job.position.total)
+        last = job.position.epoch == job.num_epochs
+        if last or job.position.epoch % job.efficiency.validate_every == 0:
             _validate(job)
-        while job.position.epoch < job.num_epochs:
-            run_epoch(job, bar, stop)
-            job.position = Position(job.position.epoch + 1, 0, job.position.total)
-            last = job.position.epoch == job.num_epochs
-            if last or job.position.epoch % job.efficiency.validate_every == 0:
-                _validate(job)
-        save(job)
+    save(job, wait=True)
 
 
 def run_epoch(job: Job, bar: Bar, stop: list[int]) -> None:
@@ -146,17 +196,22 @@ def run_epoch(job: Job, bar: Bar, stop: list[int]) -> None:
     for samples in job.loader.epoch(job.position.epoch, job.position.step, order):
         start = job.position
         progress = Progress(start.epoch + start.step / num_steps, job.num_epochs)
-        result = one_step(job, samples, progress, weight)
+        step = Taken(start, progress, samples)
+        job.recent.append(step)
+        result = one_step(job, step, weight)
+        job.before = start
         job.position = Position(start.epoch, start.step + 1, start.total + 1)
-        job.meter.count(len(samples), job.loader.wait_seconds - waited)
+        job.meter.count(len(samples) * job.ranks.world, job.loader.wait_seconds - waited)
         waited = job.loader.wait_seconds
         if job.position.total % job.efficiency.log_every == 0 or start.total == 0:
             bar.advance(0, write_line(job, progress, result))
         bar.advance()
-        if stop:
-            save(job)
-            raise StoppedRunError(job.position.total, stop[0])
-        if due(job):
+        # What one process was told or wants, all do, after the same step.
+        signum, save_now = job.ranks.most([stop[0] if stop else 0, due(job)])
+        if signum:
+            save(job, wait=True)
+            raise StoppedRunError(job.position.total, signum)
+        if save_now:
             save(job)
 
 
@@ -177,39 +232,19 @@ def visiting(job: Job) -> tuple[np.ndarray | None, Tensor | None]:
     return order, chosen.weight
 
 
-def one_step(job: Job, samples: Samples, progress: Progress, weight: Tensor | None) -> StepResult:
+def one_step(job: Job, step: Taken, weight: Tensor | None) -> StepResult:
     """Make one update from the samples of a step."""
-    engine, total = job.engine, job.position.total
-    views = torch.Generator().manual_seed(step_seed(job.seed, total, VIEWS))
-    batch = job.to_batch(samples, views)
-    torch.manual_seed(step_seed(job.seed, total, LAYERS))
-    noise = Noise(step_seed(job.seed, total, MASKS), engine.device)
-    micro = job.efficiency.micro_batch or len(samples)
-    parts = split(batch, -(-len(samples) // micro))
-    places = np.searchsorted(job.loader.rows, samples.rows)
+    engine = job.engine
+    parts = job.micro_batches(step)
+    # Processes draw the layers that they leave out (stochastic depth) each for themselves.
+    torch.manual_seed(step_seed(job.seed, step.where.total, LAYERS + 3 * job.ranks.rank))
+    places = np.searchsorted(job.loader.rows, step.samples.rows)
     index = torch.from_numpy(places).to(engine.device)
     sample_weight = None if weight is None else weight.to(engine.device)[index]
-    try:
-        result = engine.step(parts, progress, noise, sample_weight)
-    except NonFiniteLossError as error:
-        raise described(job, error) from error
+    result = engine.step(parts, step.progress, job.noise(step), sample_weight)
     if job.pruning is not None:
-        job.pruning.update(index, result.per_sample)
+        job.pruning.update(job.ranks.gather(index), job.ranks.gather(result.per_sample))
     return result
-
-
-def described(job: Job, error: NonFiniteLossError) -> UserError:
-    """Write down which samples made a step that is not finite, and say where."""
-    path = job.folder.path / "nonfinite.json"
-    content = {"step": job.position.total, "rows": error.ids.tolist(), "loss": error.terms}
-    import json
-
-    write_text(path, json.dumps(content, indent=1) + "\n")
-    return UserError(
-        error.subject,
-        f"{error.reason} at step {job.position.total}",
-        f"the rows of its samples are in {path}; the last saved state is untouched; {error.remedy}",
-    )
 
 
 def write_line(job: Job, progress: Progress, result: StepResult) -> str:
@@ -243,77 +278,12 @@ def _validate(job: Job) -> None:
     numbers = dict(job.validate())
     job.engine.model.train()
     job.folder.log({"step": job.position.total, "epoch": job.position.epoch, "val": numbers})
+    score = numbers.get(job.best_by)
+    if job.efficiency.keep_best and score is not None and np.isfinite(score):
+        job.score = score if "loss" in job.best_by else -score
+        if job.best is None or job.score < job.best:
+            job.best = job.score
+            if job.position.total:
+                save(job)
+        job.score = None  # later states were not looked at
     job.meter.restart()
-
-
-def due(job: Job) -> bool:
-    """Whether it is time to save a state."""
-    every = job.efficiency.checkpoint_every
-    if every is not None:
-        return job.position.total % every == 0
-    return time.monotonic() - job.saved_at > 60 * job.efficiency.checkpoint_minutes
-
-
-def save(job: Job) -> None:
-    """Write a state from which the run can go on."""
-    job.engine.check()  # never save what a bad step has touched
-    tensors = job.engine.state() | (job.pruning.state() if job.pruning else {})
-    where = job.position
-    meta: dict[str, Any] = {"epoch": where.epoch, "step": where.step, "total": where.total}
-    meta |= {"identity": job.folder.identity, "log_size": job.folder.log_size()}
-    save_state(job.folder.checkpoints, where.total, tensors, meta, keep=job.efficiency.keep)
-    job.saved_at = time.monotonic()
-
-
-def resume(job: Job) -> None:
-    """Continue from the newest whole state, if there is one.
-
-    Raises:
-        UsageError: when the state belongs to another run.
-        WeightsError: when it does not fit the model.
-    """
-    state = load_latest(job.folder.checkpoints)
-    if state is None:
-        job.folder.cut_log(0)
-        return
-    meta = state.meta
-    if meta.get("identity") != job.folder.identity:
-        raise UsageError(state.path, "is the state of another run", "choose another --out")
-    job.engine.load_state(state.tensors, state.path)
-    _load_pruning(job, state)
-    job.position = Position(meta["epoch"], meta["step"], meta["total"])
-    job.folder.cut_log(meta["log_size"])
-    say(f"continues after step {job.position.total} ({state.path})")
-
-
-def _load_pruning(job: Job, state: RunState) -> None:
-    if job.pruning is None:
-        return
-    try:
-        job.pruning.load_state(state.tensors)
-    except KeyError as error:
-        raise WeightsError(state.path, f"lacks {error}", "start a new run") from error
-
-
-@contextmanager
-def catching_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of dying from them; a second one of a kind is deadly."""
-    received: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        del frame
-        received.append(signum)
-        signal.signal(signum, before[signum])
-
-    try:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            before[signum] = signal.getsignal(signum)
-            signal.signal(signum, note)
-    except ValueError:  # signals belong to the main thread; elsewhere they stay as they are
-        before.clear()
-    try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -180,9 +180,8 @@ def join(
         backend = "cpu:gloo,cuda:nccl"
     timeout = timedelta(seconds=timeout_seconds)
     if ranks.world == 1:
-        dist.init_process_group(
-            backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
-        )
+        memory = getattr(dist, "HashStore")()  # noqa: B009 - torch documents it, its stubs do not
+        dist.init_process_group(backend, store=memory, rank=0, world_size=1, timeout=timeout)
         return
     with ranks.answering():
         dist.init_process_group(backend, timeout=timeout)

@@ -17,7 +17,6 @@ from ..errors import WeightsError
 from ..noise import Noise
 from .distributed import ALONE, Ranks
 from .engine_parts import (
-    DTYPES,
     Following,
     Losses,
     LossScale,
@@ -26,6 +25,7 @@ from .engine_parts import (
     SharedNoise,
     StepResult,
     Trainable,
+    arithmetic,
     compile_blocks,
     recompute_blocks,
 )
@@ -66,7 +66,8 @@ class Engine(ABC):
     ) -> None:
         self.device, self.ranks = torch.device(device), ranks
         self.model = model.to(self.device).train()
-        self.optim, self.num_epochs, self.precision = optim, num_epochs, precision
+        self.optim, self.num_epochs = optim, num_epochs
+        self.precision: Precision = precision
         self.batch_size = batch_size
         self.peak_lr = resolved_lr(optim, batch_size, lr_factor)
         self.optimizer = adamw(self.model, optim)
@@ -138,9 +139,7 @@ class Engine(ABC):
 
     def arithmetic(self) -> AbstractContextManager:
         """Return the context in which the model computes."""
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, DTYPES[self.precision])
+        return arithmetic(self.device, self.precision)
 
     def check(self) -> None:  # noqa: B027 - engines that wait in every step have nothing to check
         """Wait for the last step and raise NonFiniteLossError if it went wrong."""

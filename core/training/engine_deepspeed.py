@@ -90,7 +90,7 @@ class DeepSpeedEngine(Engine):
         updates = self._updates()
         for name, parameter in self.trained.items() if updates else ():
             for moment in MOMENTS:
-                value = (
+                value: Any = (
                     self.optimizer.state[parameter][moment]
                     if self.sharding.stage == 0
                     else safe_get_full_optimizer_state(parameter, moment)

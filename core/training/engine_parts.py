@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
@@ -15,9 +16,17 @@ from torch import Tensor, nn
 from ..batch import Batch, Progress
 from ..errors import UserError
 from ..noise import Noise
+from ..recompute import checkpointed
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Return the context in which a model with float32 weights computes in a precision."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, DTYPES[precision])
 
 
 class NonFiniteLossError(UserError):
@@ -205,17 +214,13 @@ def compile_blocks(module: nn.Module) -> None:
 def recompute_blocks(module: nn.Module) -> None:
     """Let every transformer block in place forget what it computed until backward needs it.
 
-    Memory for one forward pass more (Chen et al., "Training Deep Nets with Sublinear Memory Cost",
-    2016). Random numbers of a block are the same in both passes.
+    See `checkpointed`.
     """
-    from torch.utils.checkpoint import checkpoint
-
     for _, block in block_lists(module):
-        forward = block.forward
-        block.forward = partial(_recomputed, checkpoint, forward, block)
+        block.forward = partial(_recomputed, block.forward, block)
 
 
-def _recomputed(checkpoint, forward, block: nn.Module, *args, **kwargs):
+def _recomputed(forward, block: nn.Module, *args, **kwargs):
     if not (block.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return checkpointed(forward, *args, **kwargs)

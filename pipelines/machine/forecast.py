@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ from ...core.encoders.vit import ViT
 from ...core.layers import Block
 from ...core.method import Method
 from ...core.methods import build
+from ...core.training.engine_parts import arithmetic
 from ...core.training.flops import FlopCount, training_flops
 from ..recipe import Recipe, check_recipe, recipe_grid
 
@@ -157,7 +158,7 @@ def measure_block(
     block = block.to(device)
 
     def step() -> None:
-        with _arithmetic(recipe, device):
+        with arithmetic(device, recipe.precision):
             out = block(x)
         out.float().sum().backward()
 
@@ -172,12 +173,6 @@ def measure_block(
 def _weight_copies(recipe: Recipe) -> int:
     """Return the bytes per weight of the copy in which a forward pass computes."""
     return 0 if recipe.precision == "fp32" else 2
-
-
-def _arithmetic(recipe: Recipe, device: torch.device) -> AbstractContextManager:
-    if recipe.precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 def _median_seconds(step: Callable[[], None], device: torch.device, seconds: float) -> float:
