@@ -158,7 +158,7 @@ def _eight_bits(image: Image, path: Path) -> tuple[np.ndarray, list[str]]:
         rgba = image.convert("RGBA")
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
         return np.array(Image.alpha_composite(black, rgba).convert("RGB")), notes
-    if mode not in ("RGB", "L"):
+    if mode not in ("RGB", "L", "P", "1"):
         notes.append(f"colour mode {mode} converted")
     return np.array(image.convert("RGB")), notes
 

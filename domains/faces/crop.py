@@ -203,6 +203,14 @@ def crop_positions(transform: Transform, size: int) -> Float[np.ndarray, "s s 2"
     return np.stack([a * column + b * row + c, d * column + e * row + f], axis=-1)
 
 
+def outline(transform: Transform, size: int) -> tuple[float, float, float, float]:
+    """Return the upright box around a crop in its picture: left, top, right, bottom."""
+    a, b, c, d, e, f = transform
+    corners = [(a * x + b * y + c, d * x + e * y + f) for x in (0, size) for y in (0, size)]
+    xs, ys = zip(*corners, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
 def to_crop(points: Float[np.ndarray, "n 2"], transform: Transform) -> Float[np.ndarray, "n 2"]:
     """Return positions in the picture as positions in the crop, in pixels of the crop."""
     a, b, c, d, e, f = transform

@@ -20,6 +20,9 @@ Kind = Literal["lapa", "celebamask", "bisenet"]
 """Classes of a map: those of LaPa, of CelebAMask-HQ in the order of its labels, or in the order of
 the BiSeNet parsers that were trained on it."""
 
+KINDS: tuple[Kind, ...] = ("lapa", "celebamask", "bisenet")
+"""All kinds of maps."""
+
 MapSize = Literal["reject", "resize"]
 """What to do with a map of another size than its picture."""
 
@@ -190,7 +193,8 @@ def draw_regions(points: Float[np.ndarray, "5 2"], size: int) -> UInt8[np.ndarra
     x, y = local(mouth)
     width = max(float((mouth_left - mouth_right) @ along) / d / 2, 0.15)
     lips = (x / width) ** 2 + (y / 0.175) ** 2 <= 1
-    found[lips & (y < -0.04)] = _ID["upper_lip"]
-    found[lips & (np.abs(y) <= 0.04)] = _ID["inner_mouth"]
-    found[lips & (y > 0.04)] = _ID["lower_lip"]
+    gap = max(0.04, 0.5 / d)  # at least a row of pixels
+    found[lips & (y < -gap)] = _ID["upper_lip"]
+    found[lips & (np.abs(y) <= gap)] = _ID["inner_mouth"]
+    found[lips & (y > gap)] = _ID["lower_lip"]
     return found

@@ -19,6 +19,7 @@ from ....datasets.manifest import KEPT, ManifestRow
 from ....datasets.samples import UNLABELLED, Sample
 from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
 from ....datasets.volume_geometry import NETWORK_CODES
+from ...curation.packing import shard_bytes, shards
 from ...curation.records import StageResult
 from ..normalise import BAND, UNITS
 from .cut import crop, cut_voxels, volume_id
@@ -28,8 +29,6 @@ from .volumes import IGNORE, Loaded, ReadParams, VolumeRejectedError, checksum, 
 VERSION = 1
 BACKGROUND = "background"
 _DTYPE = "int16"
-_LEAST_SHARD, _LARGEST_SHARD = 16 << 20, 256 << 20  # bytes before compression
-_WANTED_SHARDS = 16  # of a small store, so that several workers have something to do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,6 @@ def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
     for row in members:
         digest.update(f"{row.id} {row.sha} {row.split}\n".encode())
     total = len(members) * int(np.prod(size)) * np.dtype(_DTYPE).itemsize
-    target = min(max(total // _WANTED_SHARDS, _LEAST_SHARD), _LARGEST_SHARD)
     return StoreMeta(
         domain="ct",
         sensor="ct",
@@ -123,7 +121,7 @@ def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
         scale=(1.0,),
         offset=(0.0,),
         num_samples=len(members),
-        shard=samples_per_shard(1, size, _DTYPE, target),
+        shard=samples_per_shard(1, size, _DTYPE, shard_bytes(total)),
         units=UNITS,
         seed=params.seed,
         classes=params.classes,
@@ -144,16 +142,13 @@ def plan_units(
 ) -> list[PackUnit]:
     """Return the shards of the store as units of work."""
     units = []
-    for name, meta in metas.items():
-        members = sorted((r for r in rows if r.store_group == name), key=lambda r: r.row or 0)
-        for shard, start in enumerate(range(0, len(members), meta.shard)):
-            part = members[start : start + meta.shard]
-            ids = list(dict.fromkeys(volume_id(row) for row in part))
-            number = {name: i for i, name in enumerate(ids)}
-            crops = tuple((number[volume_id(row)], _start(row), row.sha or "") for row in part)
-            refs = tuple(volumes[name].ref for name in ids)
-            names = tuple(volumes[name].names for name in ids)
-            units.append(PackUnit(str(out / name), shard, meta, refs, names, crops))
+    for name, meta, shard, part in shards(rows, metas):
+        ids = list(dict.fromkeys(volume_id(row) for row in part))
+        number = {name: i for i, name in enumerate(ids)}
+        crops = tuple((number[volume_id(row)], _start(row), row.sha or "") for row in part)
+        refs = tuple(volumes[name].ref for name in ids)
+        names = tuple(volumes[name].names for name in ids)
+        units.append(PackUnit(str(out / name), shard, meta, refs, names, crops))
     return units
 
 

@@ -17,14 +17,13 @@ from ....datasets.errors import DataError
 from ....datasets.manifest import KEPT, ManifestRow
 from ....datasets.samples import Sample
 from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
+from ...curation.packing import shard_bytes, shards
 from ...curation.records import StageResult
 from .labels import LabelPlan, SceneLabels
 from .records import SceneFacts
 from .tiles import open_ref, read_tiles, scene_id, scene_uri
 
 VERSION = 1
-_LEAST_SHARD, _LARGEST_SHARD = 16 << 20, 256 << 20  # bytes before compression
-_WANTED_SHARDS = 16  # of a small store, so that several workers have something to do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,6 @@ def _meta(members: Sequence[ManifestRow], facts: SceneFacts, params: PackParams)
         digest.update(f"{row.id} {row.sha} {row.split}\n".encode())
     sample_bytes = len(params.bands) * params.size**2 * np.dtype(facts.dtype).itemsize
     total = len(members) * sample_bytes
-    target = min(max(total // _WANTED_SHARDS, _LEAST_SHARD), _LARGEST_SHARD)
     return StoreMeta(
         domain="satellite",
         sensor=params.sensor,
@@ -113,7 +111,7 @@ def _meta(members: Sequence[ManifestRow], facts: SceneFacts, params: PackParams)
         scale=facts.scale,
         offset=facts.offset,
         num_samples=len(members),
-        shard=samples_per_shard(len(params.bands), size, facts.dtype, target),
+        shard=samples_per_shard(len(params.bands), size, facts.dtype, shard_bytes(total)),
         nodata=facts.nodata,
         units=params.units,
         seed=params.seed,
@@ -130,15 +128,12 @@ def plan_units(
 ) -> list[PackUnit]:
     """Return the shards of all stores as units of work."""
     units = []
-    for name, meta in sorted(metas.items()):
-        members = sorted((r for r in rows if r.store_group == name), key=lambda r: r.row or 0)
-        for shard, start in enumerate(range(0, len(members), meta.shard)):
-            part = members[start : start + meta.shard]
-            ids = list(dict.fromkeys(scene_id(row) for row in part))
-            number = {name: i for i, name in enumerate(ids)}
-            tiles = tuple((number[scene_id(r)], r.top or 0, r.left or 0, r.sha or "") for r in part)
-            facts = tuple(scenes[name] for name in ids)
-            units.append(PackUnit(str(out / name), shard, meta, facts, tiles))
+    for name, meta, shard, part in shards(rows, metas):
+        ids = list(dict.fromkeys(scene_id(row) for row in part))
+        number = {name: i for i, name in enumerate(ids)}
+        tiles = tuple((number[scene_id(r)], r.top or 0, r.left or 0, r.sha or "") for r in part)
+        facts = tuple(scenes[name] for name in ids)
+        units.append(PackUnit(str(out / name), shard, meta, facts, tiles))
     return units
 
 

@@ -1,0 +1,1 @@
+"""Stages of `mimkit curate faces`: scan, look, divide and pack."""

@@ -1,0 +1,204 @@
+"""Stage `pack`: write the kept faces into a store, shard by shard.
+
+Rows of a store are the kept faces sorted by id, so its bytes depend on the set of faces alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from ....core.masking.facial import CLASSES
+from ....datasets.errors import DataError
+from ....datasets.geometry import Transform
+from ....datasets.manifest import KEPT, ManifestRow
+from ....datasets.samples import Sample
+from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
+from ...curation.packing import shard_bytes, shards
+from ...curation.records import StageResult
+from ..detect import POINTS, Points, face_from_box
+from ..normalise import BANDS, SCALE, SENSOR, UNITS, Statistics
+from ..prepare import Preparation, pixel_hash, prepare_face
+from .look import NO_REGIONS, Regions, regions_of
+from .records import PictureRef, Sampling, pictures, ref_id
+
+VERSION = 1
+_DTYPE = "uint8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackParams:
+    """What all faces of a run have in common.
+
+    Attributes:
+        how: crop, colour and coding.
+        regions: where maps come from.
+        sampling: which frames are taken.
+        statistics: mean and deviation of the normaliser.
+        detector: name of the detector.
+        seed: of the run.
+    """
+
+    how: Preparation
+    regions: Regions
+    sampling: Sampling
+    statistics: Statistics
+    detector: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class FaceCut:
+    """A face that goes into the store.
+
+    Attributes:
+        ref: position of its file in the unit.
+        frame: number in a video, None in a photograph.
+        transform: of the crop.
+        box: of the face.
+        points: of the face.
+        sha: checksum that its crop must have.
+    """
+
+    ref: int
+    frame: int | None
+    transform: Transform
+    box: tuple[float, float, float, float]
+    points: Points
+    sha: str
+
+
+@dataclass(frozen=True)
+class PackUnit:
+    """One shard of the store.
+
+    Attributes:
+        folder: of the store.
+        shard: number of the shard.
+        meta: of the store.
+        refs: files that faces come from.
+        faces: in the order of rows.
+    """
+
+    folder: str
+    shard: int
+    meta: StoreMeta
+    refs: tuple[PictureRef, ...]
+    faces: tuple[FaceCut, ...]
+
+
+def place(
+    rows: Sequence[ManifestRow], params: PackParams
+) -> tuple[list[ManifestRow], dict[str, StoreMeta]]:
+    """Decide which row of the store every kept face goes to.
+
+    Returns:
+        All rows, kept ones with store and row; and the meta data of the store by its folder.
+    """
+    kept = sorted((row for row in rows if row.status == KEPT), key=lambda row: row.id)
+    if not kept:
+        return list(rows), {}
+    meta = _meta(kept, params)
+    numbers = {row.id: number for number, row in enumerate(kept)}
+    placed = [
+        replace(row, store_group=meta.group_name, row=numbers[row.id], stage="pack")
+        if row.id in numbers
+        else row
+        for row in rows
+    ]
+    return placed, {meta.group_name: meta}
+
+
+def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
+    size = (params.how.crop.size, params.how.crop.size)
+    digest = hashlib.sha256(repr((params.regions, params.statistics)).encode())
+    for row in members:
+        digest.update(f"{row.id} {row.sha} {row.split}\n".encode())
+    total = len(members) * len(BANDS) * size[0] * size[1]
+    facts = {
+        **params.how.facts(),
+        "detector": params.detector,
+        "regions": params.regions.kind,
+        "statistics": params.statistics,
+    }
+    return StoreMeta(
+        domain="faces",
+        sensor=SENSOR,
+        bands=BANDS,
+        size=size,
+        dtype=_DTYPE,
+        scale=(SCALE,) * len(BANDS),
+        offset=(0.0,) * len(BANDS),
+        num_samples=len(members),
+        shard=samples_per_shard(len(BANDS), size, _DTYPE, shard_bytes(total)),
+        units=UNITS,
+        seed=params.seed,
+        fingerprint=digest.hexdigest()[:32],
+        regions=() if params.regions.kind == NO_REGIONS else CLASSES,
+        facts=facts,
+    )
+
+
+def plan_units(
+    rows: Sequence[ManifestRow],
+    refs: Mapping[str, PictureRef],
+    out: Path,
+    metas: Mapping[str, StoreMeta],
+) -> list[PackUnit]:
+    """Return the shards of the store as units of work."""
+    units = []
+    for name, meta, shard, part in shards(rows, metas):
+        ids = list(dict.fromkeys(ref_id(row.id) for row in part))
+        number = {name: i for i, name in enumerate(ids)}
+        faces = tuple(_face(row, number[ref_id(row.id)]) for row in part)
+        files = tuple(refs[name] for name in ids)
+        units.append(PackUnit(str(out / name), shard, meta, files, faces))
+    return units
+
+
+def _face(row: ManifestRow, ref: int) -> FaceCut:
+    seen = row.measures
+    assert row.transform is not None, "a face that was kept has been cut"
+    frame = int(seen["frame"]) if "frame" in seen else None
+    box = (seen["box_left"], seen["box_top"], seen["box_right"], seen["box_bottom"])
+    points = tuple((seen[f"{name}_x"], seen[f"{name}_y"]) for name in POINTS)
+    return FaceCut(ref, frame, row.transform, box, points, row.sha or "")
+
+
+def pack_shard(unit: PackUnit, params: PackParams) -> StageResult:
+    """Write one shard.
+
+    Raises:
+        DataError: when a file has changed since it was looked at.
+    """
+    writer = StoreWriter(unit.folder, unit.meta)
+    writer.write_shard(unit.shard, samples(unit, params))
+    return StageResult(counters={"packed": len(unit.faces)})
+
+
+def samples(unit: PackUnit, params: PackParams) -> Iterator[Sample]:
+    """Yield the samples of a shard in the order of their rows."""
+    for number, run in groupby(unit.faces, key=lambda face: face.ref):
+        ref = unit.refs[number]
+        faces = list(run)
+        frames = sorted({face.frame for face in faces if face.frame is not None})
+        shown = pictures(ref, params.sampling, frames or None)
+        for picture, cuts in zip(shown, _by_frame(faces), strict=False):
+            image = picture.photo.pixels
+            for face in cuts:
+                pixels, valid = prepare_face(image, face.transform, params.how)
+                if picture.frame != face.frame or pixel_hash(pixels, valid) != face.sha:
+                    remedy = "leave the sources alone and run the same command again"
+                    raise DataError(ref.path, "changed while it was being curated", remedy)
+                found = face_from_box(face.box, 1.0, face.points)
+                size = params.how.crop.size
+                regions, _ = regions_of(ref, face.transform, found, image, params.regions, size)
+                yield Sample(pixels, valid, regions=regions)
+
+
+def _by_frame(faces: Sequence[FaceCut]) -> list[list[FaceCut]]:
+    """Return the faces of each picture; ids sort by frame, so they are in order."""
+    return [list(group) for _, group in groupby(faces, key=lambda face: face.frame)]
