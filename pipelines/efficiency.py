@@ -48,6 +48,11 @@ class Efficiency:
     """Epochs between two looks at the validation split."""
     validate_samples: int = 256
     """Samples of the validation split that are looked at, the first ones; 0 for none."""
+    probe_every: int = 10
+    """Epochs between two looks at features (pre-training): collapse meters, linear and kNN probe.
+    The last epoch is always looked at."""
+    probe_samples: int = 512
+    """Labelled training samples that these probes are fitted on, if there are any; 0 for none."""
     checkpoint_minutes: float = 5.0
     """Minutes between two saved states."""
     checkpoint_every: int | None = None
@@ -67,13 +72,13 @@ def check_efficiency(config: Efficiency) -> None:
     """Raise UsageError for a number that cannot be used, naming field, value and fix."""
     at_least_one = (
         "num_threads", "loader_threads", "prefetch", "micro_batch", "log_every",
-        "validate_every", "checkpoint_every", "keep",
+        "validate_every", "probe_every", "checkpoint_every", "keep",
     )  # fmt: skip
     for name in at_least_one:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UsageError(f"efficiency.{name} {value}", "is below 1", "use 1 or more")
-    for name in ("validate_samples", "checkpoint_minutes"):
+    for name in ("validate_samples", "probe_samples", "checkpoint_minutes"):
         value = getattr(config, name)
         if value < 0:
             raise UsageError(f"efficiency.{name} {value}", "is negative", "use 0 or more")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,12 @@ import numpy as np
 import torch
 import tyro
 
-from ..core.batch import Batch, Progress
+from ..core.batch import Batch
 from ..core.checkpoints.model_dir import load_model, save_model, sha256
 from ..core.config_tree import to_plain
 from ..core.errors import UsageError
 from ..core.method import Method
 from ..core.methods import build
-from ..core.noise import Noise
 from ..core.training.engine import step_seed
 from ..core.training.flops import training_flops
 from ..core.training.meters import SpeedMeter
@@ -41,8 +40,7 @@ from .recipe import (
 from .run_folder import RunFolder, claimed_run
 from .stores import OpenGroup, open_group
 from .training import Job, fit
-
-_VALIDATION = 7  # stream of random numbers for the masks of held-out samples
+from .watching import watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,8 +276,10 @@ def make_job(
         world=ranks.world,
         timeout_seconds=efficiency.data_timeout,
     )
-
     num_tokens = method.mask.num_visible + method.mask.num_predict
+    look = None
+    if config.split == "train":
+        look = watch(recipe, method, group, normaliser, efficiency, device)
     return Job(
         folder,
         engine,
@@ -290,8 +290,9 @@ def make_job(
         efficiency,
         SpeedMeter(training_flops(method), num_tokens, device),
         make_pruning(recipe, len(rows), device),
-        held_out_loss(config, recipe, method, group, domain, normaliser, device),
+        None if look is None else look.loss,
         ranks=ranks,
+        watch=None if look is None else look.features,
     )
 
 
@@ -336,41 +337,6 @@ def make_pruning(recipe: Recipe, num_samples: int, device: torch.device) -> Info
         full_share=recipe.pruning.full_share,
         device=device,
     )
-
-
-def held_out_loss(
-    config: PretrainConfig,
-    recipe: Recipe,
-    method: Method,
-    group: OpenGroup,
-    domain: Domain,
-    normaliser: Normaliser,
-    device: torch.device,
-):
-    """Return a function that measures the masked loss on held-out samples, None without any.
-
-    Masks are the same at every call and are drawn as at the end of the run, so that a curriculum
-    does not show as a change of the loss.
-    """
-    if config.split != "train":
-        return None
-    rows = group.rows("val")[: config.efficiency.validate_samples]
-    rows = rows[: len(rows) // method.batch_multiple * method.batch_multiple]
-    if not len(rows):
-        return None
-
-    @torch.no_grad()
-    def validate() -> Mapping[str, float]:
-        total, noise = 0.0, Noise(step_seed(recipe.seed, 0, _VALIDATION), device)
-        for start in range(0, len(rows), recipe.batch_size):
-            samples = group.store.read(rows[start : start + recipe.batch_size])
-            batch = domain.to_batch(
-                samples, group.meta, normaliser, size=recipe.image_size, device=device
-            )
-            total += float(method(batch, Progress(1.0, 1), noise).per_sample.sum())
-        return {"loss": total / len(rows)}
-
-    return validate
 
 
 def with_recipe(config: PretrainConfig, recipe: Recipe) -> PretrainConfig:

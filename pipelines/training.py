@@ -94,6 +94,7 @@ class Job:
         sampling: places in the loader's rows that an epoch visits, in order; None visits all. Not
             together with pruning.
         ranks: the processes that share every batch.
+        watch: returns numbers about features of held-out samples, which take longer, None for none.
         best_by: the number of `validate` that says how good a state is; of a loss lower is better,
             of anything else higher.
     """
@@ -112,6 +113,7 @@ class Job:
     position: Position = field(default_factory=Position)
     sampling: Callable[[int], np.ndarray] | None = None
     ranks: Ranks = ALONE
+    watch: Callable[[], Mapping[str, float]] | None = None
     best_by: str = "loss"
     before: Position = field(default_factory=Position, init=False)
     saved_at: float = field(default=0.0, init=False)
@@ -276,6 +278,9 @@ def _validate(job: Job) -> None:
         return
     job.engine.model.eval()
     numbers = dict(job.validate())
+    epoch, end = job.position.epoch, job.position.epoch == job.num_epochs
+    if job.watch is not None and (end or epoch % job.efficiency.probe_every == 0):
+        numbers |= job.watch()
     job.engine.model.train()
     job.folder.log({"step": job.position.total, "epoch": job.position.epoch, "val": numbers})
     score = numbers.get(job.best_by)

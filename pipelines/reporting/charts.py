@@ -26,7 +26,14 @@ _NUM_TICKS = 5
 _MANY = 60  # points from which a line is smoothed
 
 _NOISY = ("grad_norm", "images_per_s")
-_SPOKEN = {"balanced_accuracy": "balanced accuracy", "miou": "mean IoU"}
+_RANK = "effective_rank"
+_SPOKEN = {
+    "balanced_accuracy": "balanced accuracy",
+    "miou": "mean IoU",
+    "linear_probe": "linear probe, balanced accuracy",
+    "knn_probe": "kNN probe, balanced accuracy",
+    "spread": "spread of features",
+}
 
 Points = tuple[Sequence[float], Sequence[float]]
 
@@ -35,12 +42,18 @@ def curves(facts: RunFacts) -> tuple[Picture, ...]:
     """Return the diagrams of a run's log; the loss is the first and widest."""
     if not facts.steps:
         return ()
-    rising = {
-        _SPOKEN.get(name, name): facts.look(name) for name in _look_names(facts) if name != "loss"
+    shares = {
+        _SPOKEN.get(name, name): facts.look(name)
+        for name in _look_names(facts)
+        if not name.startswith("loss") and name != _RANK
     }
+    rank = facts.look(_RANK)
     made = [_loss(facts)]
-    if rising:
-        made.append(line_chart("held-out samples", rising, "share", marked=True))
+    if shares:
+        made.append(line_chart("held-out samples", shares, "share", marked=True))
+    if rank[0]:
+        title = "features: effective rank"
+        made.append(line_chart(title, {title: rank}, "directions", marked=True, from_zero=True))
     wanted = (
         ("lr", "learning rate", "", 1.0, False),
         ("grad_norm", "gradient norm", "", 1.0, True),

@@ -100,6 +100,23 @@ def test_a_run_leaves_log_states_and_a_model(pretrained: Path) -> None:
     ).read_text()
 
 
+def test_features_are_watched_and_change_nothing(
+    dense_store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    pretrain_tiny(dense_store, tmp_path, "--efficiency.probe-every", "1")
+    looks = [line["val"] for line in log(tmp_path) if "val" in line]
+    names = {"effective_rank", "spread", "linear_probe", "knn_probe"}
+    assert all(names <= look.keys() for look in looks)
+    for look in looks:
+        assert 1 <= look["effective_rank"]
+        assert 0 < look["spread"]
+        assert 0 <= look["linear_probe"] <= 1
+    first, last = (next(iter(part)) for part in (looks, reversed(looks)))
+    assert first["effective_rank"] != last["effective_rank"]
+    other = weights(pretrained)
+    assert all(torch.equal(value, other[name]) for name, value in weights(tmp_path).items())
+
+
 def test_the_same_command_twice_gives_the_same_bits(
     dense_store: Path, pretrained: Path, tmp_path: Path
 ) -> None:
