@@ -18,6 +18,9 @@ from ..core.errors import UsageError
 from ..core.grid import Grid
 from ..core.methods import METHODS, MethodConfig, spec
 from ..domains.domain import Normaliser, get_domain
+from ..domains.faces.normalise import BANDS as FACE_BANDS
+from ..domains.faces.normalise import SENSOR as FACE_SENSOR
+from ..domains.faces.normalise import published_faces
 from ..domains.satellite.sensors import Sensor, load_sensor
 from .progress import say
 from .recipe import load_recipe, recipe_grid
@@ -58,11 +61,11 @@ class ImportConfig:
     normaliser: Path | None = None
     """normaliser.json of a store with the pixels that the weights were trained on."""
     sensor: str = "rgb"
-    """Sensor of those pixels, when there is no normaliser."""
+    """Sensor of those pixels, when there is no normaliser; `face` for weights of faces."""
     bands: tuple[str, ...] | None = None
     """Its bands in the order of the weights; all when not given."""
     mean: tuple[float, ...] | None = None
-    """Mean of each band in the sensor's physical units; ImageNet's for rgb."""
+    """Mean of each band in the sensor's physical units; ImageNet's for rgb and face."""
     std: tuple[float, ...] | None = None
     """Standard deviation of each band, likewise."""
 
@@ -141,6 +144,8 @@ def choose_normaliser(config: ImportConfig) -> Normaliser:
             hint = "leave --bands, --mean and --std out"
             raise UsageError("--normaliser", "says which bands, means and deviations", hint)
         return read_normaliser(config.normaliser)
+    if config.sensor == FACE_SENSOR:
+        return face_normaliser(config.bands, config.mean, config.std)
     sensor = load_sensor(config.sensor)
     bands = config.bands or sensor.band_names
     mean, std = config.mean, config.std
@@ -151,11 +156,41 @@ def choose_normaliser(config: ImportConfig) -> Normaliser:
         missing = "--mean" if mean is None else "--std"
         hint = f"give one number for each of {', '.join(bands)}, or --normaliser"
         raise UsageError(missing, f"is not known for {sensor.name}", hint)
+    check_lengths(bands, mean, std)
+    return sensor_normaliser(sensor, bands, mean, std)
+
+
+def check_lengths(bands: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise UsageError unless there is a mean and a deviation for every band."""
     for name, numbers in (("--mean", mean), ("--std", std)):
         if len(numbers) != len(bands):
             reason = f"has {len(numbers)} numbers for {len(bands)} bands"
             raise UsageError(name, reason, f"give one for each of {', '.join(bands)}")
-    return sensor_normaliser(sensor, bands, mean, std)
+
+
+def face_normaliser(
+    bands: Sequence[str] | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Normaliser:
+    """Return the normaliser of weights that read faces; how these were cropped is not known.
+
+    Args:
+        bands: red, green and blue, if anything.
+        mean: of each channel from 0 to 1; ImageNet's when neither is given.
+        std: of each channel, likewise.
+
+    Raises:
+        UsageError: for other channels, or one of both numbers without the other.
+    """
+    if bands is not None and tuple(bands) != FACE_BANDS:
+        reason = "are not the channels of faces"
+        raise UsageError(f"--bands {' '.join(bands)}", reason, f"leave it out: {FACE_BANDS}")
+    if mean is None and std is None:
+        mean, std = IMAGENET
+    if mean is None or std is None:
+        missing, other = ("--mean", "--std") if mean is None else ("--std", "--mean")
+        raise UsageError(missing, f"is not given, and {other} is", "give both, or neither")
+    check_lengths(FACE_BANDS, mean, std)
+    return published_faces(mean, std)
 
 
 def sensor_normaliser(

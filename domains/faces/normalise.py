@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -64,6 +64,30 @@ def fit_faces(base: Normaliser, facts: Mapping[str, Any]) -> FaceNormaliser:
         crop=crop_of(facts),
         colour=facts.get("colour", "rgb"),
         equalised=facts.get("equalised"),
+    )
+
+
+def published_faces(mean: Sequence[float], std: Sequence[float]) -> FaceNormaliser:
+    """Return the normaliser of published weights, whose crop no file states.
+
+    Args:
+        mean: of red, green and blue from 0 to 1.
+        std: of each, likewise.
+
+    Raises:
+        UsageError: for a deviation that is not positive.
+    """
+    return FaceNormaliser(
+        domain="faces",
+        sensor=SENSOR,
+        bands=BANDS,
+        scale=(SCALE,) * len(BANDS),
+        offset=(0.0,) * len(BANDS),
+        units=UNITS,
+        mean=tuple(mean),
+        std=tuple(std),
+        low=(0.0,) * len(BANDS),
+        high=(1.0,) * len(BANDS),
     )
 
 

@@ -84,6 +84,26 @@ def test_rgb_weights_get_the_normaliser_of_imagenet(full: Path, tmp_path: Path) 
     torch.testing.assert_close(turned(pixels[:, ::-1].copy()), made(pixels).flip(1))
 
 
+def test_weights_of_faces_get_the_normaliser_of_faces(
+    full: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = ["--mean", "0.5", "0.4", "0.3", "--std", "0.2", "0.25", "0.125"]
+    assert run_import(full, tmp_path / "model", "--sensor", "face", *numbers) == 0
+    stored = load_model(tmp_path / "model").normaliser
+    assert stored["domain"] == "faces"
+    made = get_domain("faces").normaliser(stored)
+    pixels = np.full((1, 3, 2, 2), 51, np.uint8)  # a fifth of white
+    wanted = torch.tensor([-1.5, -0.8, -0.8]).reshape(1, 3, 1, 1).expand(1, 3, 2, 2)
+    torch.testing.assert_close(made(pixels), wanted)
+    for words, said in (
+        (numbers[:4], "--std: is not given, and --mean is"),
+        (["--bands", "blue", "green", "red"], "are not the channels of faces"),
+        ([*numbers[:3], *numbers[4:]], "--mean: has 2 numbers for 3 bands"),
+    ):
+        assert run_import(full, tmp_path / "refused", "--sensor", "face", *words) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_fresh_decoder_is_recorded_and_the_same_each_time(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
