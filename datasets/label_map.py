@@ -68,15 +68,24 @@ class LabelMap:
         """Names by number."""
         return {segment.value: segment.name for segment in self.segments}
 
-    def on(self, grid: VolumeGeometry, subject: object = "labels") -> LabelMap:
+    def on(
+        self, grid: VolumeGeometry, subject: object = "labels", *, part: bool = False
+    ) -> LabelMap:
         """Return the labels on a grid that is the same up to the order and direction of axes.
 
         Nothing is interpolated; the result has exactly the geometry that was asked for.
+
+        Args:
+            grid: the grid.
+            subject: what errors speak of.
+            part: accept labels of a box inside the grid; the rest is background.
 
         Raises:
             DataError: when the two grids differ by more than `GRID_TOLERANCE`.
         """
         moved = self.volume.turned_like(grid) or self.volume
+        if part:
+            moved = _padded(moved, grid)
         if same_grid(moved.geometry, grid):
             return replace(self, volume=Volume(moved.array, grid))
         raise DataError(
@@ -99,6 +108,18 @@ class LabelMap:
                 table[value] = segment.value
         segments = sorted(chosen.values(), key=lambda segment: segment.value)
         return LabelMap(self.volume.with_array(table[array]), tuple(segments))
+
+
+def _padded(volume: Volume, grid: VolumeGeometry) -> Volume:
+    """Put labels of a box inside a grid into an empty map of it; others stay as they are."""
+    start = np.rint(grid.voxel(np.asarray(volume.geometry.origin))).astype(int)
+    end = start + volume.array.shape
+    box = grid.crop(start.tolist(), volume.array.shape)
+    if (start < 0).any() or (end > grid.shape).any() or not same_grid(box, volume.geometry):
+        return volume
+    array = np.zeros(grid.shape, volume.array.dtype)
+    array[tuple(slice(a, b) for a, b in zip(start, end, strict=True))] = volume.array
+    return Volume(array, grid)
 
 
 class Painter:

@@ -50,7 +50,8 @@ def read_labels(
     elif is_nrrd(path):
         read = read_nrrd_labels(path, segments)
         if isinstance(read, LabelMap):
-            return read if grid is None else read.on(grid, path)
+            # 3D Slicer may save the box around the segments alone.
+            return read if grid is None else read.on(grid, path, part=True)
         labels = _with_names(read, path, names)
     else:
         return _from_dicom(path, grid, segments)

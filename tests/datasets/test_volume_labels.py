@@ -142,6 +142,21 @@ def test_layers_of_a_slicer_segmentation_become_numbers(tmp_path: Path) -> None:
     assert np.array_equal(lesion.volume.array, layers[1])
 
 
+def test_a_segmentation_of_the_box_around_its_segments_is_put_into_its_volume(
+    tmp_path: Path,
+) -> None:
+    whole = np.zeros(GRID.shape, np.uint8)
+    whole[3:8, 2:6, 1:3] = some_labels()[3:8, 2:6, 1:3]
+    box = GRID.crop((3, 2, 1), (5, 4, 2))
+    labels = LabelMap(Volume(whole[3:8, 2:6, 1:3], box), segments_of(whole))
+    path = write_label_map(tmp_path / "a.seg.nrrd", labels)[0]
+    read = read_labels(path, grid=GRID)
+    assert read.geometry == GRID
+    assert np.array_equal(read.volume.array, whole)
+    with pytest.raises(DataError, match="lies on another grid"):  # a slice reaches beyond it
+        read_labels(path, grid=GRID.crop((0, 0, 2), (12, 10, 2)))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
