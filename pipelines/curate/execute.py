@@ -28,6 +28,8 @@ from ..progress import track
 _CONNECT_SECONDS = 10.0
 
 StageFunction = Callable[[Any, Any], StageResult]
+Work = Callable[[], None]
+"""What a pool runs: plain data that can be called; it writes its result down itself."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Job:
             stream.write(result.to_json())
 
 
-def _perform(job: Job) -> None:
+def _perform(job: Work) -> None:
     job()
 
 
@@ -120,7 +122,7 @@ class Pool:
         self._client: Any = None
         self._cluster: Any = None
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[None]:
+    def run(self, jobs: Sequence[Work]) -> Iterator[None]:
         """Run jobs in any order and yield once for each that is done."""
         if self.scheduler is None and (self.workers <= 1 or len(jobs) <= 1):
             for job in jobs:
@@ -130,7 +132,7 @@ class Pool:
         if jobs:
             yield from self._run_on_dask(jobs)
 
-    def _run_on_dask(self, jobs: Sequence[Job]) -> Iterator[None]:
+    def _run_on_dask(self, jobs: Sequence[Work]) -> Iterator[None]:
         from distributed import KilledWorker, as_completed
 
         client = self._connect()

@@ -9,6 +9,7 @@ import torch
 
 from mimkit.core.checkpoints.model_dir import save_model
 from mimkit.core.grid import Grid
+from mimkit.core.heads.task import HEAD_PART, TaskConfig, TaskModel
 from mimkit.core.methods import DecoderConfig, EncoderConfig, MAEConfig, build
 from mimkit.datasets.files import write_json
 from mimkit.datasets.manifest import ManifestRow, write_manifest
@@ -98,6 +99,42 @@ def write_ct_encoder(folder: Path, *, depth: int = 3) -> Path:
         normaliser=normaliser().to_dict(),
         recipe="seed: 0\n",
         data={},
+    )
+    return folder
+
+
+def write_threshold_model(
+    folder: Path, *, spacing: tuple[float, float, float] | None = None
+) -> Path:
+    """Write a fine-tuned model that calls a voxel ball when it is brighter than 50 HU.
+
+    Its head's direct path from voxels to classes does it, everything else has weight zero; so what
+    it says does not depend on windows.
+    """
+    torch.manual_seed(0)
+    encoder = EncoderConfig(embed_dim=24, depth=2, num_heads=2, patch_size=4)
+    config = MAEConfig(encoder=encoder, decoder=DecoderConfig(dim=24, depth=1, num_heads=2))
+    method = build(config, Grid.for_image(SIZE, PATCH, 1))
+    task = TaskConfig(
+        task="segment", classes=CLASSES, image_size=SIZE, taps=(-1,), dim=8, stem_dim=4
+    )
+    model = TaskModel(method.encoder, task)
+    classify = model.head.get_submodule("sharpen.classify")
+    low, high = normaliser().window
+    with torch.no_grad():
+        for parameter in classify.parameters():
+            parameter.zero_()
+        classify.get_parameter("weight")[1, -1] = 1.0
+        classify.get_parameter("bias")[1] = -(50.0 - low) / (high - low)
+    save_model(
+        folder,
+        method,
+        config,
+        normaliser=Normaliser(scale=(1.0,), offset=(0.0,), spacing=spacing).to_dict(),
+        recipe="seed: 0\n",
+        data={},
+        extra={"task": task},
+        parts={HEAD_PART: model.head},
     )
     return folder
 
