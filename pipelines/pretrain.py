@@ -61,6 +61,9 @@ class PretrainConfig(Recipe):
     """Store in `data`, when it holds several."""
     split: str = "train"
     """Split to train on; "all" takes every sample (no labels are read)."""
+    fraction: float = 1.0
+    """Share of that split, drawn by the seed, to see what more data bring; a smaller share is part
+    of a larger one."""
     init: Path | None = None
     """Model directory to start from: encoder and decoder of the same method and size."""
     efficiency: Efficiency = field(default_factory=Efficiency)
@@ -182,9 +185,14 @@ def training_rows(config: PretrainConfig, recipe: Recipe, group: OpenGroup) -> n
     """Return the rows of the store to train on.
 
     Raises:
-        UsageError: when there are too few for a batch.
+        UsageError: when there are too few for a batch, or for a share that is none.
     """
     rows = group.rows(config.split)
+    if not 0 < config.fraction <= 1:
+        raise UsageError(f"fraction {config.fraction}", "is no share", "use a number up to 1")
+    if config.fraction < 1:
+        order = np.random.default_rng(step_seed(recipe.seed, 0, 200)).permutation(len(rows))
+        rows = rows[np.sort(order[: round(config.fraction * len(rows))])]
     if len(rows) < recipe.batch_size:
         raise UsageError(
             f"batch_size {recipe.batch_size}",
@@ -201,6 +209,7 @@ def provenance(config: PretrainConfig, group: OpenGroup) -> dict[str, Any]:
         "group": group.store.path.name,
         "fingerprint": group.meta.fingerprint,
         "split": config.split,
+        **({} if config.fraction == 1 else {"fraction": config.fraction}),
         "normaliser": group.normaliser_dict,
         "init": init,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +36,30 @@ def bars(label: str, columns: Sequence[str], rows: Rows) -> bytes:
         where = np.arange(len(columns)) + (place - (len(rows) - 1) / 2) * width
         axes.bar(where, means, 0.9 * width, yerr=whiskers, capsize=2, label=name)
     axes.set_xticks(range(len(columns)), columns)
+    axes.set_ylabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize="small")
+    return _png(figure)
+
+
+def curves(across: str, label: str, lines: Mapping[str, tuple[Sequence[float], ...]]) -> bytes:
+    """Return measured points and fitted curves on logarithmic axes as PNG.
+
+    Args:
+        across: label of the horizontal axis.
+        label: of the vertical axis.
+        lines: horizontal values, measured and fitted ones by name.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, (places, measured, fitted) in lines.items():
+        (drawn,) = axes.plot(places, measured, "o", ms=4, label=name)
+        axes.plot(places, fitted, "-", lw=1, color=drawn.get_color())
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel(across)
     axes.set_ylabel(label)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right center", frameon=False, fontsize="small")
