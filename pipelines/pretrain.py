@@ -66,6 +66,8 @@ class PretrainConfig(Recipe):
     of a larger one."""
     init: Path | None = None
     """Model directory to start from: encoder and decoder of the same method and size."""
+    dry_run: bool = False
+    """Print the resolved recipe and a forecast of time and memory, and write nothing."""
     efficiency: Efficiency = field(default_factory=Efficiency)
     """Speed and safety; may differ when a run is continued."""
 
@@ -123,6 +125,10 @@ def _run(config: PretrainConfig, recipe: Recipe, team: Team) -> Path:
     method = make_method(recipe, group, normaliser, config.init)
     check_share(recipe.batch_size, team.ranks, method.batch_multiple)
     rows = training_rows(config, recipe, group)
+    if config.dry_run:
+        announce(recipe, method, group, rows, team)
+        foretell(config, recipe, group, len(rows), team)
+        return config.out
     with claimed_run(
         config.out,
         "pretrain",
@@ -249,6 +255,23 @@ def announce(
         f"rate {peak_lr(recipe):.3g} (base {recipe.optim.base_lr:g} x batch / 256 x "
         f"{recipe.method.lr_factor:.3g}), {recipe.precision} on {team.describe()}"
     )
+
+
+def foretell(
+    config: PretrainConfig, recipe: Recipe, group: OpenGroup, num_samples: int, team: Team
+) -> None:
+    """Print the resolved recipe and what it costs here, as `mimkit doctor` predicts it."""
+    from .doctor import free_bytes, memory_finding, time_finding
+    from .machine.forecast import forecast
+
+    say(f"\n{recipe_yaml(recipe)}")
+    predicted = forecast(recipe, group.meta.num_channels, team.device)
+    micro, free = config.efficiency.micro_batch, free_bytes(config.efficiency.device)
+    shared = replace(predicted, batch_size=micro or recipe.batch_size // team.ranks.world)
+    samples = -(-num_samples // team.ranks.world)
+    for finding in (time_finding(recipe, predicted, samples), memory_finding(shared, free)):
+        say(" ".join(filter(None, [f"{finding.topic}: {finding.found}.", finding.remedy])))
+    say(f"nothing was written; without --dry-run the run goes to {config.out}")
 
 
 def make_job(

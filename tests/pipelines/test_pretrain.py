@@ -336,3 +336,14 @@ def test_a_second_process_is_told_to_wait(
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_dry_run_tells_all_and_writes_nothing(
+    dense_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain_tiny(dense_store, tmp_path / "run", "--dry-run")
+    said = capsys.readouterr().out
+    assert "embed_dim: 16" in said
+    assert "recipe: time: about" in said
+    assert "recipe: memory: about" in said
+    assert not (tmp_path / "run").exists()
