@@ -191,19 +191,21 @@ class Mtcnn:
 
     def _propose(self, pixels: Tensor, min_face: float) -> Float[Tensor, "n 5"]:
         height, width = pixels.shape[-2:]
-        scale, found = _CELL / min_face, [pixels.new_zeros(0, 5)]
+        scale, found = _CELL / min_face, [pixels.new_zeros(0, 9)]
         while min(height, width) * scale >= _CELL:
             size = [int(np.ceil(side * scale)) for side in (height, width)]
             score, shift = self.networks["pnet"](F.interpolate(pixels, size=size, mode="area"))
             rows, columns = (score[0] >= self.thresholds[0]).nonzero(as_tuple=True)
             corner = torch.stack([columns, rows], dim=1) * _STRIDE
             boxes = torch.cat([corner / scale, (corner + _CELL) / scale], dim=1)
-            boxes = shifted(boxes, shift[0, :, rows, columns].T)
-            boxes = torch.cat([boxes, score[0, rows, columns, None]], dim=1)
+            parts = [boxes, score[0, rows, columns, None], shift[0, :, rows, columns].T]
+            boxes = torch.cat(parts, dim=1)
             found.append(boxes[suppress(boxes, 0.5)])
             scale *= self.factor
         boxes = torch.cat(found)
-        return boxes[suppress(boxes, 0.7)]
+        # Cells are compared before they are shifted: shifted ones coincide, and too few would stay.
+        boxes = boxes[suppress(boxes, 0.7)]
+        return torch.cat([shifted(boxes[:, :4], boxes[:, 5:]), boxes[:, 4:5]], dim=1)
 
     def _refine(
         self, pixels: Tensor, boxes: Tensor, network: str, area: int, threshold: float
@@ -220,7 +222,7 @@ class Mtcnn:
             sides = (square[:, 2:] - square[:, :2])[:, None]
             five = points[keep].view(-1, 2, 5).transpose(1, 2) * sides + square[:, None, :2]
             return moved, five
-        return moved[suppress(moved, 0.7)], None
+        return moved[suppress(torch.cat([square, score], dim=1), 0.7)], None
 
 
 def shifted(boxes: Float[Tensor, "n 4"], shift: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
@@ -253,11 +255,11 @@ def cut(
     return torch.cat(crops)
 
 
-def suppress(boxes: Float[Tensor, "n 5"], limit: float, *, smaller: bool = False) -> Tensor:
+def suppress(boxes: Float[Tensor, "n k"], limit: float, *, smaller: bool = False) -> Tensor:
     """Return which boxes stay, best first, when those that overlap a better one are left out.
 
     Args:
-        boxes: left, top, right, bottom, score.
+        boxes: left, top, right, bottom, score, and what else belongs to a box.
         limit: largest overlap of two boxes that both stay.
         smaller: divide the intersection by the smaller area instead of by the union.
     """

@@ -20,6 +20,7 @@ Part = Literal[
     "encoder-memory",
     "region-masks",
     "fsfm",
+    "faces",
 ]
 FULL_SCENE = 20_000  # pixels per side for which the goal of `predict` is stated
 
@@ -40,7 +41,7 @@ class BenchmarkConfig:
     store beside zarr-python. `predict`: peak memory of `mimkit predict` on a large synthetic scene.
     `encoder-memory`: what the encoder keeps for its backward pass at several mask ratios.
     `region-masks`: masks that follow facial regions, beside a loop over images. `fsfm`: a step of
-    FSFM beside the same losses with an encoder pass for each."""
+    FSFM beside the same losses with an encoder pass for each. `faces`: stages of curating faces."""
     seconds: float = 120.0
     """Seconds of each timed comparison; every side gets at least three turns in any case."""
     num_threads: int | None = None

@@ -180,6 +180,8 @@ def notes(rows: Sequence[ManifestRow]) -> list[str]:
     said = []
     if any("consent" not in row.facts for row in kept):
         said.append("no basis of consent given; --consent or the table's column records it")
+    if kept and not any({"identity", "video"} & set(row.facts) for row in kept):
+        said.append("nobody is identified, so parts may share people; see --identities, --table")
     formats: dict[str, set[str]] = {}
     for row in kept:
         if row.label is not None:
