@@ -201,7 +201,7 @@ def run_epoch(job: Job, bar: Bar, stop: list[int]) -> None:
         step = Taken(start, progress, samples)
         job.recent.append(step)
         result = one_step(job, step, weight)
-        job.before = start
+        job.before, job.score = start, None
         job.position = Position(start.epoch, start.step + 1, start.total + 1)
         job.meter.count(len(samples) * job.ranks.world, job.loader.wait_seconds - waited)
         waited = job.loader.wait_seconds
@@ -284,11 +284,9 @@ def _validate(job: Job) -> None:
     job.engine.model.train()
     job.folder.log({"step": job.position.total, "epoch": job.position.epoch, "val": numbers})
     score = numbers.get(job.best_by)
-    if job.efficiency.keep_best and score is not None and np.isfinite(score):
+    if job.efficiency.keep_best and job.position.total and score is not None and np.isfinite(score):
         job.score = score if "loss" in job.best_by else -score
         if job.best is None or job.score < job.best:
             job.best = job.score
-            if job.position.total:
-                save(job)
-        job.score = None  # later states were not looked at
+            save(job)
     job.meter.restart()
