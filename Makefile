@@ -18,7 +18,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest
 export NO_ALBUMENTATIONS_UPDATE := 1
 export DS_BUILD_OPS := 0
 
-.PHONY: help install demo test slow gpu bench check style types imports limits tree format clean
+.PHONY: help install demo test slow gpu bench pictures check style types imports limits tree format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ gpu: $(READY) ## the tests that need a GPU
 
 bench: $(READY) ## measure speed and memory against other implementations
 	$(BIN)/mimkit benchmark
+
+pictures: $(READY) ## the reconstructions on the method pages, about a minute of one core each
+	$(BIN)/python tests/tools/method_pictures.py runs/pictures
 
 check: style types imports limits ## all four checks of the code (`make -k check` shows all faults)
 

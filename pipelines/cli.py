@@ -49,7 +49,10 @@ VERBS: dict[str, Verb] = {
         "curate.run",
         "CurateConfig",
         "turn raw files into a store for training",
-        domains={"ct": Verb("curate.ct", "CurateCtConfig", "turn CT volumes into a store")},
+        domains={
+            "ct": Verb("curate.ct", "CurateCtConfig", "turn CT volumes into a store"),
+            "faces": Verb("curate.faces", "CurateFacesConfig", "turn pictures of faces into one"),
+        },
     ),
     "inspect": Verb("inspect", "InspectConfig", "describe a file, a store, a model or a run"),
     "pretrain": Verb("pretrain", "PretrainConfig", "train an encoder on a store, without labels"),

@@ -40,8 +40,10 @@ _RECONSTRUCTION_BATCH = 8  # masks are drawn batch by batch, so their size must 
 class StudyOptions:
     """Measure the whole suite on sample data, over several seeds, instead of one model."""
 
-    name: Annotated[Literal["satellite"] | None, tyro.conf.arg(name="study")] = None
-    """Study of this domain: writes OUT/satellite.md with its pictures. Killed runs continue."""
+    name: Annotated[
+        Literal["satellite", "faces", "scaling"] | None, tyro.conf.arg(name="study")
+    ] = None
+    """Study of this domain: writes OUT/DOMAIN.md with its pictures. Killed runs continue."""
     samples: Path | None = None
     """Folder with the study's data."""
     work: Path = Path("runs/study")
@@ -169,13 +171,13 @@ def study(options: StudyOptions, out: Path) -> Path:
     from .study.run import run_study
     from .study.units import Study
 
-    if options.samples is None:
+    if options.name is None or options.samples is None:
         raise UsageError("--samples", "is not given", "name the folder with the study's data")
     for name in ("seeds", "workers"):
         if getattr(options, name) < 1:
             raise UsageError(f"{name} {getattr(options, name)}", "is too small", "use 1 or more")
     setup = Study(options.samples, options.work, options.seeds, options.workers)
-    return run_study(setup, options.parts, out)
+    return run_study(setup, options.parts, out, options.name)
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -337,7 +339,7 @@ def reconstruction_text(score: ReconstructionScore) -> str:
     text = (
         f"Masked reconstruction of {score.num_images} test images, {score.mask_ratio:.0%} of the "
         "tokens hidden at random, mean squared error in normalised units: model "
-        f"{score.model:.3f}, biharmonic inpainting {score.biharmonic:.3f}, mean of the visible "
+        f"{score.model:.3f}, {score.interpolation} {score.biharmonic:.3f}, mean of the visible "
         f"pixels {score.visible_mean:.3f}."
     )
     if score.leaked_statistics:

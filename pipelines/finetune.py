@@ -97,14 +97,8 @@ def _run(config: FinetuneConfig, team: Team) -> Path:
     )
     recipe = FinetuneRecipe(**{f.name: getattr(config, f.name) for f in fields(FinetuneRecipe)})
     check_task(config, data)
-    with claimed_run(
-        config.out,
-        "finetune",
-        to_plain(recipe),
-        provenance(config, group),
-        to_plain(config.efficiency),
-        team.ranks,
-    ) as folder:
+    settings = to_plain(recipe), provenance(config, group), to_plain(config.efficiency)
+    with claimed_run(config.out, "finetune", *settings, team.ranks) as folder:
         if folder.finished:
             say(f"{folder.model} is finished; nothing to do")
             return folder.model
@@ -197,6 +191,19 @@ def announce(config: FinetuneConfig, data: TaskData, model: TaskModel) -> None:
     )
 
 
+def with_loss(config: FinetuneConfig, data: TaskData, model: TaskModel) -> Supervised:
+    """Return a model that computes its loss from labelled batches."""
+    weight = balanced_weights(data.counts, config.class_weight)
+    return Supervised(
+        model,
+        weight,
+        data.mean_weight(weight),
+        loss=config.loss,
+        smoothing=config.smoothing,
+        dice_weight=config.dice_weight,
+    )
+
+
 def make_job(
     config: FinetuneConfig,
     data: TaskData,
@@ -207,19 +214,10 @@ def make_job(
     """Put losses, engine, loader and meters together."""
     batch_size = min(config.batch_size, len(data.rows["train"]))
     check_share(batch_size, team.ranks)
-    weight = balanced_weights(data.counts, config.class_weight)
-    supervised = Supervised(
-        model,
-        weight,
-        data.mean_weight(weight),
-        loss=config.loss,
-        smoothing=config.smoothing,
-        dice_weight=config.dice_weight,
-    )
     engine = make_engine(
         team,
         config.efficiency,
-        supervised,
+        with_loss(config, data, model),
         config.optim,
         batch_size=batch_size,
         num_epochs=config.epochs,

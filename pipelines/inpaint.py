@@ -18,7 +18,10 @@ from ..core.noise import Noise
 from ..core.reconstruction import reconstruct
 from .progress import track
 
+BIHARMONIC = "biharmonic inpainting"
+
 _FINISHED = Progress(1.0, 1)
+_RELAXATIONS = 200  # enough for gaps of a dozen voxels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +30,13 @@ class ReconstructionScore:
 
     Args:
         model: error of the model.
-        biharmonic: error of biharmonic inpainting from the visible pixels.
+        biharmonic: error of interpolation from the visible pixels.
         visible_mean: error of each band's mean over the image's visible pixels.
         mask_ratio: share of tokens that were hidden, at random.
         num_images: images that were scored.
         leaked_statistics: true when the model's guess was given the mean and scale of each hidden
             patch (targets standardised per patch); it is then no fair comparison.
+        interpolation: how it interpolates.
     """
 
     model: float
@@ -41,6 +45,7 @@ class ReconstructionScore:
     mask_ratio: float
     num_images: int
     leaked_statistics: bool
+    interpolation: str = BIHARMONIC
 
     @property
     def beats_interpolation(self) -> bool:
@@ -55,6 +60,36 @@ def biharmonic(
     from skimage.restoration import inpaint_biharmonic
 
     return np.asarray(inpaint_biharmonic(image, ~known, channel_axis=0))
+
+
+def harmonic(
+    image: Float[np.ndarray, "c d h w"], known: Bool[np.ndarray, "d h w"]
+) -> Float[np.ndarray, "c d h w"]:
+    """Fill the unknown voxels of a volume: the nearest known ones, then each the mean around it.
+
+    Biharmonic inpainting of a volume takes minutes. The mean of the six neighbours, repeated,
+    comes to the solution of Laplace's equation.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    places = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    filled = image[(slice(None), *np.asarray(places))].astype(np.float32)
+    inner = (slice(None), *(slice(1, -1),) * 3)
+    for _ in range(_RELAXATIONS):
+        around = np.pad(filled, ((0, 0), (1, 1), (1, 1), (1, 1)), mode="edge")
+        total = np.zeros_like(filled)
+        for axis in (1, 2, 3):
+            for part in (slice(None, -2), slice(2, None)):
+                total += around[(*inner[:axis], part, *inner[axis + 1 :])]
+        filled = np.where(known, filled, total / 6)
+    return filled
+
+
+def interpolated(
+    image: Float[np.ndarray, "c *s"], known: Bool[np.ndarray, "*s"]
+) -> Float[np.ndarray, "c *s"]:
+    """Fill the unknown pixels of an image or volume."""
+    return harmonic(image, known) if known.ndim == 3 else biharmonic(image, known)
 
 
 def score_reconstruction(
@@ -105,6 +140,7 @@ def score_reconstruction(
         mask_ratio=1 - num_visible / num_tokens,
         num_images=images,
         leaked_statistics=leaked,
+        interpolation=("harmonic interpolation" if method.grid.ndim == 3 else BIHARMONIC),
     )
 
 
@@ -130,7 +166,7 @@ def _errors(
     return np.array(
         [
             np.square(guess[:, scored] - truth[:, scored]).sum(),
-            np.square(biharmonic(known, seen)[:, scored] - truth[:, scored]).sum(),
+            np.square(interpolated(known, seen)[:, scored] - truth[:, scored]).sum(),
             np.square(mean - truth[:, scored]).sum(),
         ],
         dtype=np.float64,

@@ -129,14 +129,8 @@ def _run(config: PretrainConfig, recipe: Recipe, team: Team) -> Path:
         announce(recipe, method, group, rows, team)
         foretell(config, recipe, group, len(rows), team)
         return config.out
-    with claimed_run(
-        config.out,
-        "pretrain",
-        to_plain(recipe),
-        provenance(config, group),
-        to_plain(config.efficiency),
-        team.ranks,
-    ) as folder:
+    settings = to_plain(recipe), provenance(config, group), to_plain(config.efficiency)
+    with claimed_run(config.out, "pretrain", *settings, team.ranks) as folder:
         if folder.finished:
             say(f"{folder.model} is finished; nothing to do")
             return folder.model

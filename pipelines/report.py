@@ -9,18 +9,20 @@ from pathlib import Path
 import tyro
 
 from ..core.errors import UsageError
-from ..core.files import write_text
+from ..core.files import write_bytes, write_text
 from .efficiency import resolve_device
 from .evaluate import Evaluation
 from .progress import say
 from .reporting.blocks import Cell, Chapter, Page, Section, Table
-from .reporting.chapters import Probed, Wishes, chapter, probe
+from .reporting.chapters import Probed, Wishes, chapter, probe, reconstruction_picture
 from .reporting.embedding import Projection
 from .reporting.environment import environment
 from .reporting.facts import RunFacts, read_facts
 from .reporting.probes import MODEL, line_of, read_evaluation
 
 TEMPLATE = "page.html.j2"
+PICTURE_ROWS = 2
+"""Images in the file that --picture writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class ReportConfig:
     """Folders that `mimkit pretrain` or `mimkit finetune` wrote."""
     out: Path = Path("report.html")
     """Page to write."""
+    picture: Path | None = None
+    """PNG file with reconstructions of the first run, to write as well."""
     data: Path | None = None
     """Curated store, for reconstructions, embeddings, probes, predictions and the data card."""
     group: str | None = None
@@ -86,6 +90,9 @@ def run(config: ReportConfig) -> Path:
         tuple(chapters),
         comparison(facts, chapters, probed) if len(facts) > 1 else None,
     )
+    if config.picture is not None:
+        write_bytes(config.picture, reconstruction_picture(facts[0], wishes, PICTURE_ROWS))
+        say(f"picture: {config.picture}")
     write_text(config.out, render(page, Section("Made with", (environment(),))))
     for made in chapters:
         say(f"{made.title}. {made.verdict.headline}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -132,6 +133,7 @@ def parsing(path: Path) -> Iterator[None]:
     faults = (
         InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, KeyError,
         AttributeError, TypeError, NotImplementedError, IndexError, RuntimeError, MemoryError,
+        struct.error,
     )  # fmt: skip
     try:
         with warnings.catch_warnings():

@@ -61,9 +61,9 @@ def identifying_headers(data: Any) -> dict[str, str]:
     if isinstance(data, str | Path):
         data = read_dataset(Path(data))
     groups = {name: group for group, names in IDENTIFYING.items() for name in names}
-    removed = str(data.get("PatientIdentityRemoved") or "").upper() == "YES"
     found: dict[str, str] = {}
     with parsing(Path(str(getattr(data, "filename", "") or "dataset"))):
+        removed = str(data.get("PatientIdentityRemoved") or "").upper() == "YES"
         for element in data.iterall():
             if element.keyword in groups and _tells(element, removed):
                 found[element.keyword] = groups[element.keyword]

@@ -30,7 +30,8 @@ from .volume_source import (
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
 _NIFTI1_SIZE, _NIFTI2_SIZE = 348, 540
-_MM = {"meter": 1000.0, "micron": 0.001}
+_MM = {1: 1000.0, 3: 0.001}  # the format's codes of metre and micrometre; all else is millimetre
+_LENGTH_BITS = 7  # of the header's units; the others are of time
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
 
 
@@ -192,5 +193,5 @@ def _affine(path: Path, header: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     if np.abs(sizes - steps).max() > 0.01 * max(float(steps.max()), 1e-6):
         said = ", ".join(f"{x:.4g}" for x in sizes)
         doubts.append(f"its pixdim says {said} mm and its affine another spacing, which is used")
-    scale = _MM.get(header.get_xyzt_units()[0], 1.0)
+    scale = _MM.get(int(header["xyzt_units"]) & _LENGTH_BITS, 1.0)
     return np.asarray(affine, np.float64)[:3] * scale, tuple(doubts)

@@ -72,7 +72,7 @@ def _entries(header: NrrdHeader) -> list[_Entry]:
     found: list[_Entry] = []
     try:
         for place, words in sorted(fields.items()):
-            # Slicer before 4.11 wrote neither label nor layer: one segment a layer, or 1, 2, ...
+            # Older versions wrote neither label nor layer: one segment a layer, or 1, 2, ...
             layer = int(words.get("Layer", place if header.listed > 1 else 0))
             label = int(words.get("LabelValue", 1 if header.listed > 1 else place + 1))
             if not 0 <= layer < header.listed or label < 1:

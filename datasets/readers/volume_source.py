@@ -42,8 +42,8 @@ class VolumeInfo:
         headers: further facts of the acquisition, such as the convolution kernel; among them
             identifiers (UIDs) that lead back to the patient only through the archive.
         doubts: sentences on what reads well and may still be wrong.
-        identifying: headers of the first slice that may tell who the patient is: keyword to "patient", "staff",
-            "place", "number" or "picture"; see `identifying_headers`.
+        identifying: headers of the first slice that may tell who the patient is: keyword to
+            "patient", "staff", "place", "number" or "picture"; see `identifying_headers`.
     """
 
     uri: str

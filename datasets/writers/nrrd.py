@@ -44,7 +44,7 @@ def write_seg_nrrd(path: str | Path, labels: LabelMap) -> None:
 def _segment_fields(labels: LabelMap, array: np.ndarray) -> dict[str, str]:
     fields = {
         "Segmentation_ContainedRepresentationNames": f"{_KIND}|",
-        "Segmentation_MasterRepresentation": _KIND,  # the name until Slicer 5.2
+        "Segmentation_MasterRepresentation": _KIND,  # the older name of the next
         "Segmentation_SourceRepresentation": _KIND,
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }

@@ -145,6 +145,7 @@ def write_card(
         path,
         {
             "domain": report.domain,
+            "nouns": list(report.nouns),
             report.nouns[0]: {"found": report.num_scenes, "broken": report.num_broken},
             "rows": len(rows),
             "kept": len(kept),
@@ -160,6 +161,16 @@ def write_card(
             "notes": list(report.notes),
         },
     )
+
+
+def read_counts(card: Mapping[str, Any]) -> tuple[str, str, int, int]:
+    """Return what a card calls its files and samples, and how many files were found and broken.
+
+    Raises:
+        KeyError: for what is no card.
+    """
+    files, samples = card.get("nouns", ("scenes", "tiles"))
+    return files, samples, card[files]["found"], card[files]["broken"]
 
 
 def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

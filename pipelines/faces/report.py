@@ -290,4 +290,6 @@ def mask_section(loaded: LoadedModel, reading: Reading, num: int, seed: int = 0)
         lines.append((f"row {row}", cells))
     legend = tuple((name, hex_colour(colours[n])) for n, name in enumerate(CLASSES))
     caption = "Hidden patches are grey. Rows are spread evenly over the first store."
+    if made.leaked_statistics:
+        caption += " Targets are standardised, so contrast inside hidden patches is the truth's."
     return Section("Masks by region", (Gallery(_MASKS, tuple(lines), caption, legend),))

@@ -12,6 +12,7 @@ from ...datasets.errors import DataError
 from ...datasets.manifest import KEPT, count_by, read_manifest
 from ...datasets.store import StoreMeta, store_state
 from ...domains.domain import get_domain
+from ..curate.card import read_counts
 from ..stores import MANIFEST, OpenGroup, group_names, open_group
 from .description import Description, Table, folder_bytes
 
@@ -141,12 +142,13 @@ def split_table(manifest: pa.Table) -> Table:
 def bands_table(title: str, normaliser: Mapping[str, Any]) -> Table:
     """Return how pixels become network input, band by band; empty when that is not plain."""
     per_band = ("scale", "offset", "mean", "std", "low", "high")
-    columns = [normaliser.get(key) for key in ("bands", *per_band)]
+    known = [key for key in per_band if isinstance(normaliser.get(key), list)]
+    columns = [normaliser.get(key) for key in ("bands", *known)]
     lists = [column for column in columns if isinstance(column, list)]
     whole = len(lists) == len(columns) and len({len(column) for column in lists}) == 1
     rows = tuple(zip(*lists, strict=True)) if whole else ()
     units = normaliser.get("units") or "physical units"
-    return Table(f"{title} ({units})", ("band", *per_band), rows)
+    return Table(f"{title} ({units})", ("band", *known), rows)
 
 
 def _card(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -156,9 +158,9 @@ def _card(folder: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     try:
         card = json.loads(path.read_text("utf-8"))
-        scenes, leakage = card["scenes"], card["leakage"]
+        (files, _, found, broken), leakage = read_counts(card), card["leakage"]
         facts = {
-            "scenes": f"{scenes['found']} found, {scenes['broken']} broken",
+            files: f"{found} found, {broken} broken",
             "km from train to test": leakage["train_test_gap_km"],
             "km from train to val": leakage["train_val_gap_km"],
             "look-alikes across splits": leakage["near_duplicate_pairs"],

@@ -22,8 +22,15 @@ from .charts import curves
 from .datacard import card_blocks
 from .embedding import Projection, embed_rows, embedding_figures, token_gallery, token_pictures
 from .facts import RunFacts
+from .pictures import png
 from .probes import measure, probe_blocks
-from .reconstructions import Reconstructed, gallery, reconstruct_batch, untrained_heads
+from .reconstructions import (
+    Reconstructed,
+    gallery,
+    reconstruct_batch,
+    strip,
+    untrained_heads,
+)
 from .tasks import answer_blocks, score_blocks
 from .verdicts import finetune_verdict, pretrain_verdict
 
@@ -190,6 +197,32 @@ def reconstruction_section(
     if split == "all":
         blocks = (Text("The store has no held-out part: these were trained on.", "warn"), *blocks)
     return blocks, found
+
+
+def reconstruction_picture(facts: RunFacts, wishes: Wishes, num: int) -> bytes:
+    """Return reconstructions of held-out images as a PNG file.
+
+    Args:
+        facts: what the folder of a pre-training says.
+        wishes: which images, and where the model runs.
+        num: images that are shown, fewer where `wishes` asks for fewer.
+
+    Raises:
+        UsageError: when there is nothing to reconstruct or to reconstruct with.
+        DataError: when the store cannot be read.
+        WeightsError: when the model was changed since it was written.
+    """
+    remedy = "leave --picture out, or name a finished pre-training that predicts pixels"
+    if facts.kind != "pretrain" or not facts.finished or wishes.data is None:
+        reason = "needs a finished pre-training and a store (--data)"
+        raise UsageError(f"a picture of {facts.name}", reason, remedy)
+    loaded = load_model(facts.model, device=wishes.device)
+    loaded.method.eval()
+    _, found = reconstruction_section(loaded, open_group(wishes.data, wishes.group), wishes)
+    if found is None:
+        reason = "cannot be made: its method reconstructs no pixels"
+        raise UsageError(f"a picture of {facts.name}", reason, remedy)
+    return png(strip(found, num))
 
 
 def embedding_section(loaded: LoadedModel, group: OpenGroup, wishes: Wishes) -> tuple[Block, ...]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from ...datasets.errors import DataError
 from ...domains.curation.split import SPLITS
+from ..curate.card import read_counts
 from .blocks import Block, Code, Facts, Table, Text
 
-_STAGES = ("check", "slice", "dedup", "split", "pack")
+_STAGES = ("scan", "check", "slice", "cut", "dedup", "split", "pack")
 
 
 def card_blocks(data: Path) -> tuple[Block, ...]:
@@ -31,14 +32,14 @@ def card_blocks(data: Path) -> tuple[Block, ...]:
 
 
 def _blocks(card: Mapping[str, Any]) -> tuple[Block, ...]:
-    scenes, leakage = card["scenes"], card["leakage"]
+    (files, samples, found, broken), leakage = read_counts(card), card["leakage"]
     pairs = [
-        ("scenes", f"{scenes['found']} found, {scenes['broken']} of them broken"),
-        ("tiles", f"{card['kept']} kept of {card['rows']} rows"),
+        (files, f"{found} found, {broken} of them broken"),
+        (samples, f"{card['kept']} kept of {card['rows']} rows"),
         *((f"store {name}", _store(about)) for name, about in card["stores"].items()),
         ("sources", _listed(card["sources"])),
         ("licences", _listed(card["licences"])),
-        ("distance of train and test", _distance(leakage["train_test_gap_km"])),
+        *_distance(card, leakage),
         ("look-alikes in different parts", f"{leakage['near_duplicate_pairs']} pairs"),
         ("equal pixels in different parts", str(leakage["shared_checksums"])),
     ]
@@ -62,8 +63,13 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({number})" for name, number in counts.items()) or "none"
 
 
-def _distance(kilometres: float | None) -> str:
-    return "not known: no positions" if kilometres is None else f"{kilometres:g} km or more"
+def _distance(card: Mapping[str, Any], leakage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how far parts are apart on the ground, where samples have a place on it."""
+    if card["domain"] != "satellite":
+        return []
+    gap = leakage["train_test_gap_km"]
+    words = "not known: no positions" if gap is None else f"{gap:g} km or more"
+    return [("distance of train and test", words)]
 
 
 def _splits(card: Mapping[str, Any]) -> Table:
@@ -78,7 +84,7 @@ def _splits(card: Mapping[str, Any]) -> Table:
         for split in SPLITS
         if (number := card["splits"].get(split)) is not None
     )
-    return Table(("part", "tiles", *classes), rows, "Parts of the data")
+    return Table(("part", read_counts(card)[1], *classes), rows, "Parts of the data")
 
 
 def _rejected(card: Mapping[str, Any]) -> Table:

@@ -19,6 +19,7 @@ from ..stores import OpenGroup
 from .blocks import Figures, Gallery, Picture
 from .charts import place_colours, scatter
 from .pictures import components_rgb, picture_uri
+from .volumes import Look
 
 Projection = Literal["pca", "tsne"]
 UNKNOWN = (150, 150, 156)
@@ -144,11 +145,13 @@ def token_pictures(
     flat = tokens.reshape(-1, tokens.shape[-1])
     parts = PCA(3, svd_solver="full").fit_transform(flat)
     shape = [n // p for n, p in zip(batch.images.shape[2:], encoder.grid.patch, strict=True)]
-    colours = components_rgb(parts).reshape(len(tokens), *shape, 3)
+    colours = torch.from_numpy(components_rgb(parts)).reshape(len(tokens), *shape, 3)
+    look, token_look = (Look(normaliser, len(shape), patch=p) for p in (None, encoder.grid.patch))
+    valid = None if batch.valid is None else look(batch.valid)
     images = domain.to_rgb(
-        normaliser.denormalise(batch.images), domain.display_bands(normaliser), batch.valid
+        normaliser.denormalise(look(batch.images)), domain.display_bands(normaliser), valid
     )
-    return images, colours
+    return images, token_look(colours.movedim(-1, 1)).movedim(1, -1).numpy()
 
 
 def token_gallery(

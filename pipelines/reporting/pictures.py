@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def picture_uri(image: Rgb) -> str:
     """Return a picture as a data URI: PNG when it is small, else JPEG of at most `MAX_SIDE`."""
     image = np.ascontiguousarray(shrink(image))
     if max(image.shape[:2]) <= _PIXEL_ART:
-        return _png(image)
+        return _uri("png", png(image))
     import simplejpeg
 
     return _uri("jpeg", simplejpeg.encode_jpeg(image, quality=88, colorspace="RGB"))
@@ -95,12 +96,34 @@ def components_rgb(values: Float[np.ndarray, "n 3"]) -> UInt8[np.ndarray, "n 3"]
     return (scaled.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _png(image: Rgb) -> str:
+def tiled(
+    rows: Sequence[Sequence[Rgb]], factor: int = 2, gap: int = 4
+) -> UInt8[np.ndarray, "p q 3"]:
+    """Return pictures of one size as rows and columns of one picture, white between them.
+
+    Args:
+        rows: from top to bottom, each from left to right.
+        factor: how many pixels a side a pixel becomes.
+        gap: white pixels between two pictures.
+    """
+    first = rows[0][0]
+    height, width = (factor * n + gap for n in first.shape[:2])
+    shape = (height * len(rows) - gap, width * len(rows[0]) - gap, 3)
+    page = np.full(shape, 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+            page[i * height :, j * width :][: len(large), : large.shape[1]] = large
+    return page
+
+
+def png(image: Rgb) -> bytes:
+    """Return a picture as the content of a PNG file; equal pixels give equal bytes."""
     from matplotlib.image import imsave
 
     buffer = io.BytesIO()
     imsave(buffer, image, format="png", metadata=_NO_VERSION)
-    return _uri("png", buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _uri(kind: str, content: bytes) -> str:

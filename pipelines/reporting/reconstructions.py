@@ -19,10 +19,8 @@ from ...core.targets.pixels import PixelTarget
 from ...core.tokens import all_tokens
 from ...domains.domain import Domain, Normaliser
 from .blocks import Gallery, Picture
-from .pictures import HIDDEN, heat, painted, picture_uri
-
-TOP_ERROR = 2.0
-"""Error, in deviations of a band, from which the picture of errors is brightest."""
+from .pictures import HIDDEN, Rgb, heat, painted, picture_uri, tiled
+from .volumes import Look, brightest_error, planes_in_words
 
 _HEAD = ("original", "what the encoder saw", "reconstruction", "error")
 
@@ -43,6 +41,11 @@ class Shown:
     pasted: UInt8[np.ndarray, "h w 3"]
     error: UInt8[np.ndarray, "h w 3"]
 
+    @property
+    def parts(self) -> tuple[Rgb, ...]:
+        """The pictures from left to right."""
+        return self.original, self.visible, self.pasted, self.error
+
 
 @dataclass(frozen=True)
 class Reconstructed:
@@ -51,6 +54,7 @@ class Reconstructed:
     Args:
         shown: one per image.
         leaked_statistics: whether mean and scale of predicted patches came from the truth.
+        legend: what the pictures show, in words.
         error: mean squared error of predicted pixels in normalised units.
         constant_share: share of the tokens with data that hardly vary.
         constants_count: whether such tokens are trained on although standardised.
@@ -58,6 +62,7 @@ class Reconstructed:
 
     shown: tuple[Shown, ...]
     leaked_statistics: bool
+    legend: str
     error: float
     constant_share: float
     constants_count: bool
@@ -71,7 +76,7 @@ def reconstruct_batch(
 
     Args:
         method: predicts pixels, in evaluation mode.
-        batch: normalised images of two axes.
+        batch: normalised images; of volumes three planes are shown.
         domain: shows them.
         normaliser: undoes the normalisation.
         seed: of the masks.
@@ -92,6 +97,10 @@ def reconstruct_batch(
     return Reconstructed(
         shown=show(result, valid, domain, normaliser),
         leaked_statistics=result.leaked_statistics,
+        legend=(
+            "Hidden patches are grey. Error: from black (none) to pale yellow "
+            f"({brightest_error(normaliser)[1]}).{planes_in_words(valid.ndim - 1)}"
+        ),
         error=float(square[hidden].mean()) if hidden.any() else 0.0,
         constant_share=_constant_share(target, context, everything),
         constants_count=target.norm_pix and target.noise_floor == 0,
@@ -99,35 +108,37 @@ def reconstruct_batch(
 
 
 def show(
-    result: Reconstruction, valid: Bool[Tensor, "b h w"], domain: Domain, normaliser: Normaliser
+    result: Reconstruction, valid: Bool[Tensor, "b *s"], domain: Domain, normaliser: Normaliser
 ) -> tuple[Shown, ...]:
     """Return pictures of a reconstruction.
 
     Original and reconstruction are stretched as one picture, so a visible pixel has exactly the
     same colour in both.
     """
-    images = torch.cat([result.original, result.pasted], dim=-1)
+    look = Look(normaliser, valid.ndim - 1)
+    original, pasted, keep = look(result.original), look(result.pasted), look(valid)
     both = domain.to_rgb(
-        normaliser.denormalise(images),
+        normaliser.denormalise(torch.cat([original, pasted], dim=-1)),
         domain.display_bands(normaliser),
-        torch.cat([valid, valid], dim=-1),
+        torch.cat([keep, keep], dim=-1),
     )
-    width = result.original.shape[-1]
-    seen = (result.visible.bool()[:, 0] & valid).cpu().numpy()
-    predicted = (result.predicted.bool()[:, 0] & valid).cpu().numpy()
-    error = (result.pasted - result.original).square().mean(dim=1).sqrt().cpu().numpy()
+    width = original.shape[-1]
+    seen = (look(result.visible).bool()[:, 0] & keep).cpu().numpy()
+    predicted = (look(result.predicted).bool()[:, 0] & keep).cpu().numpy()
+    error = (pasted - original).square().mean(dim=1).sqrt().cpu().numpy()
+    top, _ = brightest_error(normaliser)
     return tuple(
         Shown(
             original=pair[:, :width],
             visible=painted(pair[:, :width], ~s & v, HIDDEN),
             pasted=pair[:, width:],
-            error=heat(np.where(p, e, 0.0), TOP_ERROR),
+            error=heat(np.where(p, e, 0.0), top),
         )
-        for pair, s, v, p, e in zip(both, seen, valid.cpu().numpy(), predicted, error, strict=True)
+        for pair, s, v, p, e in zip(both, seen, keep.cpu().numpy(), predicted, error, strict=True)
     )
 
 
-def _valid(batch: Batch) -> Bool[Tensor, "b h w"]:
+def _valid(batch: Batch) -> Bool[Tensor, "b *s"]:
     if batch.valid is not None:
         return batch.valid
     return torch.ones_like(batch.images[:, 0], dtype=torch.bool)
@@ -168,6 +179,11 @@ def untrained_heads(loaded: LoadedModel) -> tuple[str, ...]:
     return tuple(n for n, head in heads.items() if f"heads.{n}" in fresh or never_trained(head))
 
 
+def strip(found: Reconstructed, num: int) -> Rgb:
+    """Return the pictures of the first images as one, a row each."""
+    return tiled([shown.parts for shown in found.shown[:num]])
+
+
 def gallery(found: Reconstructed, labels: tuple[str, ...], what: str) -> Gallery:
     """Return the pictures as a block of the page.
 
@@ -178,16 +194,12 @@ def gallery(found: Reconstructed, labels: tuple[str, ...], what: str) -> Gallery
     """
     rows = []
     for label, shown in zip(labels, found.shown, strict=True):
-        parts = (shown.original, shown.visible, shown.pasted, shown.error)
         pictures = tuple(
             Picture(picture_uri(part), f"{head} of {label}")
-            for part, head in zip(parts, _HEAD, strict=True)
+            for part, head in zip(shown.parts, _HEAD, strict=True)
         )
         rows.append((label, pictures))
-    caption = (
-        f"{what} Hidden patches are grey. Error: from black (none) to pale yellow ({TOP_ERROR:g} "
-        "deviations of a band, root mean square over bands)."
-    )
+    caption = f"{what} {found.legend}"
     if found.leaked_statistics:
         caption += (
             " The targets of this method are standardised patch by patch, so mean and contrast of "

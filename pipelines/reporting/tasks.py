@@ -20,6 +20,7 @@ from ..stores import OpenGroup
 from .blocks import Block, Cell, Gallery, Picture, Table, Text
 from .embedding import hex_colour, palette
 from .pictures import overlay, picture_uri
+from .volumes import Look, middle_of, planes_in_words
 
 _HEAD = ("input", "known labels", "prediction")
 
@@ -151,17 +152,24 @@ def _gallery(
     for row, label in zip(rows, labels, strict=True):
         batch = next(data.batches(np.array([row]), 1, device))
         with torch.inference_mode():
-            guess = task.model(batch).argmax(dim=1)[0].cpu().numpy().astype(np.uint8)
-        physical = data.normaliser.denormalise(batch.images)
-        bands = domain.display_bands(data.normaliser)
-        image = domain.to_rgb(physical, bands, batch.valid)[0]
+            guess = task.model(batch).argmax(dim=1)
         assert batch.labels is not None
-        truth = batch.labels[0].cpu().numpy().astype(np.uint8)
-        if batch.valid is not None and guess.ndim:
-            guess = np.where(batch.valid[0].cpu().numpy(), guess, IGNORED).astype(np.uint8)
+        truth, valid, bands = batch.labels, batch.valid, domain.display_bands(data.normaliser)
+        rank = batch.images.ndim - 2
+        dense = guess.ndim > 1
+        look = Look(data.normaliser, rank, middle_of(truth[0]) if dense else None)
+        if dense:
+            truth, guess = look(truth, IGNORED), look(guess, IGNORED)
+        if valid is not None:
+            valid = look(valid)
+            guess = guess.masked_fill(~valid, IGNORED) if dense else guess
+        physical = look(data.normaliser.denormalise(batch.images))
+        image = domain.to_rgb(physical, bands, valid)[0]
+        truth, guess = (c[0].cpu().numpy().astype(np.uint8) for c in (truth, guess))
         shown.append(_row(image, truth, guess, names, label, colours))
     legend = tuple((name, hex_colour(colours[n])) for n, name in enumerate(names))
     caption = "Labelled test images from the best to the worst. Places without label stay grey."
+    caption += planes_in_words(len(data.image_size))
     return Gallery(_HEAD, tuple(shown), caption, legend)
 
 

@@ -1,4 +1,4 @@
-"""`mimkit evaluate --study satellite`: all parts, one page with commands and verdicts."""
+"""`mimkit evaluate --study DOMAIN`: all parts, one page with commands and verdicts."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from pathlib import Path
 from ...core.errors import UsageError
 from ...core.files import replacing, write_text
 from ..progress import say
-from . import clouds, finetuning, reconstruct, scenes, settings
+from . import clouds, faces, finetuning, reconstruct, scaling, scenes, settings
 from .page import Section
 from .units import Study
 
 
-def run_study(study: Study, parts: tuple[str, ...], out: Path) -> Path:
-    """Run parts of the satellite study and write their page.
+def run_study(study: Study, parts: tuple[str, ...], out: Path, domain: str = "satellite") -> Path:
+    """Run parts of a study and write their page.
 
     Args:
         study: data, seeds, processes.
         parts: which parts; all when none is named.
-        out: folder of satellite.md; sections of parts that are not run now stay as they were.
+        out: folder of the page; sections of parts that are not run now stay as they were.
+        domain: which study of `STUDIES`.
 
     Returns:
         the page.
@@ -27,20 +28,21 @@ def run_study(study: Study, parts: tuple[str, ...], out: Path) -> Path:
     Raises:
         UsageError: for an unknown part.
     """
+    known = STUDIES[domain]
     for name in parts:
-        if name not in PARTS:
-            raise UsageError(f"part {name!r}", "is not known", f"use some of {', '.join(PARTS)}")
+        if name not in known:
+            raise UsageError(f"part {name!r}", "is not known", f"use some of {', '.join(known)}")
     folder = study.work / "sections"
-    for name in parts or PARTS:
+    for name in parts or known:
         say(f"study: {name}")
-        section = PARTS[name](study)
+        section = known[name](study)
         for file, png in section.pictures.items():
             write_picture(out / file, png)
         write_text(folder / f"{name}.md", section.text)
-    page = out / "satellite.md"
-    done = [name for name in PARTS if (folder / f"{name}.md").exists()]
+    page = out / f"{domain}.md"
+    done = [name for name in known if (folder / f"{name}.md").exists()]
     texts = [(folder / f"{name}.md").read_text(encoding="utf-8") for name in done]
-    write_text(page, "\n".join([heading(study, done), *texts]))
+    write_text(page, "\n".join([heading(study, done, domain), *texts]))
     say(f"written: {page}")
     return page
 
@@ -51,22 +53,23 @@ def write_picture(path: Path, png: bytes) -> None:
         temporary.write_bytes(png)
 
 
-def heading(study: Study, done: list[str]) -> str:
+def heading(study: Study, done: list[str], domain: str = "satellite") -> str:
     """Return the top of the page, which says what is on it and what is not.
 
     Args:
         study: what was told.
         done: parts that are on the page.
+        domain: which study.
     """
-    missing = [name for name in PARTS if name not in done]
+    missing = [name for name in STUDIES[domain] if name not in done]
     parts = f" --parts {' '.join(done)}" if missing else ""
     gap = f"\nNot run yet: {', '.join(missing)} (leave out `--parts`).\n" if missing else ""
-    return f"""# What pre-training brings: satellite
+    return f"""# What pre-training brings: {domain}
 
 Everything on this page is written by one command, on two CPU cores, without a GPU:
 
 ```text
-mimkit evaluate --study satellite --samples FOLDER --out docs/results --seeds {study.seeds}{parts}
+mimkit evaluate --study {domain} --samples FOLDER --out docs/results --seeds {study.seeds}{parts}
 ```
 {gap}
 FOLDER holds the public sample files that are named below. Finished pieces are kept: a killed
@@ -82,3 +85,10 @@ PARTS: dict[str, Callable[[Study], Section]] = {
     clouds.NAME: clouds.section,
     settings.NAME: settings.section,
 }
+
+STUDIES: dict[str, dict[str, Callable[[Study], Section]]] = {
+    "satellite": PARTS,
+    "faces": {faces.NAME: faces.section},
+    "scaling": {scaling.NAME: scaling.section},
+}
+"""Parts of the study of each domain."""

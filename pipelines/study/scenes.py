@@ -63,13 +63,18 @@ def timing_unit() -> Unit:
     return Unit(NAME, "timing", "scenes:time_steps", {"recipes": recipes})
 
 
-def time_steps(work: Path, recipes: Mapping[str, Any]) -> Numbers:
+def time_steps(work: Path, recipes: Mapping[str, Any], store: str = NAME) -> Numbers:
     """Measure epochs of each method, in turns, from stored samples to new weights.
+
+    Args:
+        work: folder of the study.
+        recipes: by method.
+        store: in that folder.
 
     Returns:
         seconds an epoch, by method: the median step times the steps.
     """
-    group = open_group(work / NAME)
+    group = open_group(work / store)
     steps = {name: _steps(from_plain(Recipe, plain), group) for name, plain in recipes.items()}
     taken: dict[str, list[float]] = {name: [] for name in recipes}
     for _ in range(_TURNS):
@@ -87,7 +92,7 @@ def time_steps(work: Path, recipes: Mapping[str, Any]) -> Numbers:
 
 def _steps(chosen: Recipe, group: OpenGroup) -> Iterator[None]:
     """Make one training step per item, all over the run because a curriculum changes the work."""
-    domain, normaliser = get_domain("satellite"), normaliser_of(group)
+    domain, normaliser = get_domain(group.meta.domain), normaliser_of(group)
     method = build(chosen.method, recipe_grid(chosen, group.meta.num_channels))
     optim = OptimConfig(base_lr=1e-4, warmup_epochs=0)
     size = chosen.batch_size
@@ -136,9 +141,9 @@ def units(study: Study, epochs: Mapping[str, int]) -> list[Unit]:
     return [*trained, *others, Unit(NAME, "pixels", "scenes:probe_pixels", {"recipe": chosen[0]})]
 
 
-def model_path(work: Path, method: str, plain: Mapping[str, Any]) -> Path:
+def model_path(work: Path, method: str, plain: Mapping[str, Any], store: str = NAME) -> Path:
     """Return the model directory of a pre-training run."""
-    return run_path(work, f"{NAME}-{method}-{plain['seed']}", plain) / "model"
+    return run_path(work, f"{store}-{method}-{plain['seed']}", plain) / "model"
 
 
 def normaliser_of(group: OpenGroup):
@@ -146,11 +151,11 @@ def normaliser_of(group: OpenGroup):
     return get_domain(group.meta.domain).normaliser(group.normaliser_dict)
 
 
-def pretrained(work: Path, method: str, recipe: Mapping[str, Any]) -> Encoder:
-    """Pre-train on all images without labels and return the encoder."""
-    path = model_path(work, method, recipe)
+def pretrained(work: Path, method: str, recipe: Mapping[str, Any], store: str = NAME) -> Encoder:
+    """Pre-train on all images of a store without labels and return the encoder."""
+    path = model_path(work, method, recipe, store)
     config = PretrainConfig(
-        data=work / NAME,
+        data=work / store,
         out=path.parent,
         split="all",
         efficiency=Efficiency(num_threads=1, log_every=50, device="cpu", keep=1),

@@ -2,7 +2,7 @@
 
 A volume is read as curation reads it (turned, resampled, body found), so that the network sees what
 it was trained on. Labels come back to the voxels of the file: by turning where the model kept the
-volume's spacing, by the nearest voxel where it was resampled.
+volume's spacing, by interpolated masks where it was resampled.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from ...core.heads.task import LoadedTask, load_task
 from ...core.training.engine_parts import Precision, arithmetic
 from ...datasets.errors import DataError
 from ...datasets.label_map import LabelMap, same_grid, segments_of
-from ...datasets.volume_geometry import VolumeGeometry
+from ...datasets.volume_geometry import VolumeGeometry, corner_indices
 from ...datasets.volumes import Volume, resample
+from ...domains.ct.body import bounding_box
 from ...domains.ct.curate.records import VolumeRef
 from ...domains.ct.curate.volumes import Loaded, ReadParams, VolumeRejectedError, load
 from ...domains.ct.normalise import Normaliser
@@ -207,11 +208,48 @@ def make_score(model: VolumeModel, precision: Precision) -> Score:
 
 
 def on_grid(labels: Volume, grid: VolumeGeometry) -> Volume:
-    """Return labels on the grid of a file, which is theirs up to axes, or another one."""
+    """Return labels on the grid of a file, which is theirs up to axes, or another one.
+
+    On another grid a voxel gets the class with the largest share when masks are interpolated
+    linearly. The nearest voxel would shift everything by up to a quarter of a voxel where the
+    ratio of spacings puts centres half-way between two others.
+    """
     turned = labels.turned_like(grid)
     if turned is not None and same_grid(turned.geometry, grid):
         return Volume(turned.array, grid)
-    return resample(labels, grid, order=0, fill=0)
+    winner = np.zeros(grid.shape, labels.array.dtype)
+    best, rest = np.zeros(grid.shape, np.float32), np.ones(grid.shape, np.float32)
+    for number in np.unique(labels.array[labels.array > 0]):
+        mask = labels.with_array((labels.array == number).astype(np.float32))
+        found = _part_with(mask, grid)
+        if found is None:
+            continue
+        part, near = found
+        share = resample(near, grid.crop([s.start for s in part], winner[part].shape)).array
+        rest[part] -= share
+        wins = share > best[part]
+        winner[part][wins] = number
+        best[part][wins] = share[wins]
+    winner[rest >= best] = 0
+    return Volume(winner, grid)
+
+
+def _part_with(mask: Volume, grid: VolumeGeometry) -> tuple[tuple[slice, ...], Volume] | None:
+    """Return the part of a grid that a mask reaches, and the mask there; None if there is none."""
+    box = bounding_box(mask.array > 0)
+    assert box is not None
+    sides = list(zip(box, mask.array.shape, strict=True))
+    low = [max(start - 1, 0) for (start, _), _ in sides]
+    high = [min(start + length + 1, n) for (start, length), n in sides]
+    near = mask.crop(low, [h - a for a, h in zip(low, high, strict=True)])
+    corners = corner_indices(near.geometry.shape)
+    outer = np.where(corners > 0, corners + 0.5, corners - 0.5)
+    places = grid.voxel(near.geometry.world(outer))
+    first = np.maximum(np.floor(places.min(0)).astype(int), 0)
+    last = np.minimum(np.ceil(places.max(0)).astype(int) + 1, grid.shape)
+    if (first >= last).any():
+        return None
+    return tuple(slice(int(a), int(e)) for a, e in zip(first, last, strict=True)), near
 
 
 def millilitres(labels: LabelMap) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""FSFM: masks that follow regions, one mask token for two decoders, a teacher of the whole."""
+"""FSFM: one mask token for two decoders, a teacher of the whole, released weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_methods import tiny
+from tiny_faces import faces, fsfm_config, hidden, make_fsfm, maps_of, step
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,55 +15,19 @@ from mimkit.core.checkpoints.published import import_published
 from mimkit.core.decoders.pooled import PooledDecoder
 from mimkit.core.errors import UsageError, WeightsError
 from mimkit.core.grid import Grid
-from mimkit.core.masking.facial import CLASSES, FACE
 from mimkit.core.masking.plan import MaskPlan
 from mimkit.core.masking.region_maps import (
     COVERED,
-    RegionMask,
-    token_classes,
-    token_regions,
 )
 from mimkit.core.masking.views import DisjointView
-from mimkit.core.method import Method, Output
-from mimkit.core.methods import EncoderConfig, FSFMConfig, build
+from mimkit.core.method import Method
+from mimkit.core.methods import EncoderConfig, build
 from mimkit.core.methods.fsfm import SPEC, PooledDecoderConfig
-from mimkit.core.noise import FixedNoise, Noise
 from mimkit.core.objectives.alignment import WholeImageAlignment
 from mimkit.core.objectives.contrastive import info_nce, nt_xent
 from mimkit.core.teacher import Teacher
-from mimkit.core.tokens import membership
 from mimkit.core.training.engine import split
 from mimkit.core.views import join_plans, stack_views
-from mimkit.pipelines.benchmarks.region_masks import LoopMask, face_maps, region_context
-
-GRID = Grid.for_image((32, 32), 4, 3)
-NAMES = [region.name for region in FACE.regions]
-
-
-def config(**options) -> FSFMConfig:
-    made = tiny("fsfm", **options)
-    assert isinstance(made, FSFMConfig)
-    return made
-
-
-def make(**options) -> Method:
-    torch.manual_seed(0)
-    return build(config(**options), GRID)
-
-
-def faces(num: int = 4, seed: int = 1, regions: bool = True) -> Batch:
-    images = torch.randn(num, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-    maps = face_maps(num, 32, seed) if regions else None
-    return Batch(images, None, torch.arange(num), regions=maps)
-
-
-def step(method: Method, batch: Batch, plan: MaskPlan | None = None) -> Output:
-    return method(batch, Progress(0.0, 10), Noise(3), plan)
-
-
-def maps_of(batch: Batch) -> Tensor:
-    assert batch.regions is not None
-    return batch.regions
 
 
 def teacher_of(method: Method) -> Teacher:
@@ -71,147 +35,8 @@ def teacher_of(method: Method) -> Teacher:
     return method.teacher
 
 
-def members(batch: Batch) -> Tensor:
-    bits = token_classes(maps_of(batch), GRID.patch, len(CLASSES))
-    return token_regions(bits, FACE.regions)
-
-
-def hidden(output: Output) -> Tensor:
-    return membership(output.plan.predict, GRID.num_tokens)
-
-
-def rows_of(scope: Tensor, choice: Tensor) -> Tensor:
-    """Return how many tokens of a scope are chosen, per sample."""
-    return (scope & choice).sum(dim=1)
-
-
-@pytest.mark.parametrize("drawn", range(FACE.num_drawn))
-@pytest.mark.parametrize(
-    ("size", "patch", "ratio"),
-    [(64, 4, 0.75), (42, 6, 0.5), (60, 12, 0.75), (112, 16, 0.6), (64, 8, 0.1)],
-)
-def test_masks_are_those_of_the_loop(drawn: int, size: int, patch: int, ratio: float) -> None:
-    num, num_tokens = 24, (size // patch) ** 2
-    random = torch.Generator().manual_seed(drawn)
-    maps = face_maps(num, size, seed=drawn)
-    maps[::3] = (
-        torch.randint(0, 11, (8, size // patch, size // patch), generator=random)
-        .to(torch.int8)
-        .repeat_interleave(patch, 1)
-        .repeat_interleave(patch, 2)
-    )
-    noise = torch.rand(num, num_tokens, generator=random)
-    num_hidden = round(num_tokens * ratio)
-    draws = FixedNoise({"mask": noise, "region": torch.tensor([(drawn + 0.5) / FACE.num_drawn])})
-    strategy = RegionMask(num_tokens - num_hidden, num_hidden, FACE, shared_draw=True)
-    plan = strategy(region_context(maps, patch, draws))
-    wanted, region = LoopMask(num_hidden, patch)(maps, drawn, noise)
-    assert torch.equal(membership(plan.predict, num_tokens), wanted)
-    assert torch.equal(plan.subsets[COVERED], region)
-    assert torch.equal(membership(plan.visible, num_tokens), ~wanted)
-
-
-def test_classes_of_tokens_are_counted_pixel_by_pixel() -> None:
-    maps = torch.randint(-3, 15, (5, 7, 15), generator=torch.Generator().manual_seed(0))
-    for dtype in (torch.int8, torch.int64):
-        bits = token_classes(maps.to(dtype), (7, 5), 11)
-        assert bits.shape == (5, 3)
-        for image in range(5):
-            for token in range(3):
-                pixels = maps[image, :, 5 * token : 5 * token + 5]
-                found = {k for k in range(11) if int(bits[image, token]) >> (k + 1) & 1}
-                assert found == {int(k) for k in pixels.unique() if 0 <= k < 11}
-
-
-def test_each_image_loses_a_region_that_it_shows() -> None:
-    batch, num = faces(32), GRID.num_tokens
-    output = step(make(), batch)
-    region, member = output.plan.subsets[COVERED], members(batch)
-    assert region.any(dim=1).all()
-    assert rows_of(region, hidden(output)).equal(region.sum(dim=1)), "a region is hidden whole"
-    drawn = [
-        {NAMES[g] for g in range(8) if torch.equal(region[i], member[i, g])} for i in range(32)
-    ]
-    assert all(names & set(NAMES[: FACE.num_drawn]) for names in drawn)
-    assert len(set.union(*drawn)) >= 4, "images lose different regions"
-    without_hair = maps_of(batch).masked_fill(maps_of(batch) == 10, 0)
-    bald = step(make(), replace(batch, regions=without_hair)).plan.subsets[COVERED]
-    assert bald.any(dim=1).all()
-    assert hidden(output).sum(dim=1).tolist() == [num * 3 // 4] * 32
-
-
-def test_a_batch_shares_its_region_as_published() -> None:
-    batch = faces(8)
-    maps_of(batch)[0].clamp_max_(1)  # a face of skin
-    draws = FixedNoise({"region": torch.tensor([2.5 / 6])})
-    output = make(as_published=True)(batch, Progress(0.0, 10), draws)
-    assert torch.equal(output.plan.subsets[COVERED], members(batch)[:, NAMES.index("nose")])
-    assert not output.plan.subsets[COVERED][0].any()
-    assert output.loss.isfinite()
-
-
-@pytest.mark.parametrize("masking", ["crfr-p", "crfr-r", "frp", "fasking-i", "random"])
-def test_variants_differ_in_what_is_hidden(masking: str) -> None:
-    batch = faces(64)
-    method = make(masking=masking)
-    output = step(method, batch)
-    chosen, member = hidden(output), members(batch)
-    assert chosen.sum(dim=1).tolist() == [48] * 64
-    covering = masking.startswith("crfr")
-    assert ("region" in output.terms) == covering
-    region = output.plan.subsets.get(COVERED, torch.zeros_like(chosen))
-    assert region.any(dim=1).all() == covering
-    if masking == "fasking-i":
-        parts = member[:, [0, 1, 2, 3, 5]].any(dim=1)
-        full = parts.sum(dim=1) <= 48
-        assert full.any()
-        assert (chosen | ~parts)[full].all(), "facial parts come first"
-        return
-    claimed = member[:, NAMES.index("boundary")] | member[:, : NAMES.index("boundary")].any(dim=1)
-    background = member[:, NAMES.index("background")] & ~claimed & ~region
-    background &= ~member[:, NAMES.index("hair")]
-    large = background.sum(dim=1) > 8
-    share = rows_of(chosen, ~region) / (~region).sum(dim=1)
-    apart = (rows_of(chosen, background) / background.sum(dim=1) - share)[large].abs().mean()
-    assert (apart < 0.04) == (masking in ("crfr-p", "frp")), "every region gives the same share"
-
-
-@pytest.mark.parametrize("masking", ["crfr-p", "crfr-r", "frp", "fasking-i"])
-def test_without_a_map_any_token_is_hidden(masking: str) -> None:
-    method, batch = make(masking=masking), faces(regions=False)
-    output = step(method, batch)
-    empty = replace(batch, regions=torch.zeros(4, 32, 32, dtype=torch.int8))
-    other = step(method, empty)
-    assert torch.equal(output.plan.predict, other.plan.predict)
-    assert float(output.terms.get("region", torch.zeros(())).detach()) == 0.0
-    many = method.context(faces(800, regions=False), Progress(0.0, 10), Noise(0))
-    often = membership(method.mask(many).predict, GRID.num_tokens).float().mean(dim=0)
-    assert (often - 0.75).abs().max() < 0.08, "all tokens alike"
-
-
-def test_a_region_larger_than_the_budget_is_hidden_in_part() -> None:
-    batch = replace(faces(), regions=torch.full((4, 32, 32), 10))
-    output = step(make(mask_ratio=0.25), batch)
-    assert hidden(output).sum(dim=1).tolist() == [16] * 4
-    assert torch.equal(output.plan.subsets[COVERED], hidden(output))
-    assert torch.equal(output.terms["region"], output.terms["pixels"])
-
-
-def test_absent_tokens_are_hidden_and_of_no_region() -> None:
-    batch = faces(6)
-    valid = torch.ones(6, 32, 32, dtype=torch.bool)
-    valid[:, :, :12] = False
-    output = step(make(), replace(batch, valid=valid))
-    absent = output.plan.absent
-    assert absent is not None
-    assert not (output.plan.subsets[COVERED] & absent).any()
-    assert not absent.gather(1, output.plan.visible).any()
-    assert hidden(output).sum(dim=1).tolist() == [48] * 6
-    assert (hidden(output) | ~absent).all()
-
-
 def test_the_region_counts_once_more() -> None:
-    batch, method = faces(), make()
+    batch, method = faces(), make_fsfm()
     output = step(method, batch)
     results = output.per_sample
     truth = method.objectives["pixels"]
@@ -224,14 +49,14 @@ def test_the_region_counts_once_more() -> None:
         for k, part in enumerate(split(batch, 2))
     ]
     torch.testing.assert_close(torch.cat([part.per_sample for part in parts]), results)
-    published = make(as_published=True)
+    published = make_fsfm(as_published=True)
     whole = step(published, batch, output.plan)
     ratio = (seen.per_token * inside).sum() / inside.sum()
     torch.testing.assert_close(whole.terms["region"], ratio)
 
 
 def test_student_sees_what_is_visible_and_teacher_all() -> None:
-    method, batch = make(), faces()
+    method, batch = make_fsfm(), faces()
     lengths = []
     for part in (method.encoder, teacher_of(method).copy_of("encoder")):
         first = part.get_submodule("blocks.0")
@@ -252,7 +77,7 @@ def test_student_sees_what_is_visible_and_teacher_all() -> None:
 
 def test_who_learns_from_which_loss() -> None:
     learnt: dict[str, set[str]] = {}
-    method = make()
+    method = make_fsfm()
     for name in ("pixels", "region", "alignment"):
         method.zero_grad()
         step(method, faces()).terms[name].backward()
@@ -271,7 +96,7 @@ def test_who_learns_from_which_loss() -> None:
 
 
 def test_the_teacher_follows_and_stands_still_at_the_end() -> None:
-    method = make()
+    method = make_fsfm()
     teacher = teacher_of(method)
     followed = ("encoder", "heads.alignment.decoder", "heads.alignment.projector")
     assert teacher.names == followed
@@ -331,9 +156,9 @@ def test_contrasts_are_cross_entropies() -> None:
     assert info_nce(q, k, there).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["simsiam", "byol", "infonce", "mocov3", "simclr"])
+@pytest.mark.parametrize("name", ["simsiam", "byol", "infonce", "simclr"])
 def test_every_alignment_trains(name: str) -> None:
-    method = make(alignment_loss=name)
+    method = make_fsfm(alignment_loss=name)
     terms = []
     optim = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
     for _ in range(8):
@@ -360,9 +185,9 @@ def published_state(method: Method) -> dict[str, Tensor]:
 def test_released_weights_tell_their_sizes_and_give_the_teacher_its_own() -> None:
     encoder = EncoderConfig(embed_dim=384, depth=1, num_heads=12, patch_size=16)
     size = Grid.for_image((32, 32), 16, 3)
-    made = config(
+    made = fsfm_config(
         encoder=encoder,
-        decoder=replace(config().decoder, dim=512, num_heads=16, depth=1),
+        decoder=replace(fsfm_config().decoder, dim=512, num_heads=16, depth=1),
         pooled_decoder=PooledDecoderConfig(depth=1),
     )
     method = build(made, size)
@@ -381,11 +206,11 @@ def test_released_weights_tell_their_sizes_and_give_the_teacher_its_own() -> Non
 
 def test_wrong_numbers_are_one_sentence() -> None:
     with pytest.raises(UsageError, match=r"num_heads 5: does not divide the encoder's width 24"):
-        make(pooled_decoder=PooledDecoderConfig(num_heads=5))
+        make_fsfm(pooled_decoder=PooledDecoderConfig(num_heads=5))
     wrong = faces()
     object.__setattr__(wrong, "regions", torch.zeros(4, 16, 16, dtype=torch.int8))
     with pytest.raises(UsageError, match=r"regions of shape \(4, 16, 16\): are no map of images"):
-        step(make(), wrong)
+        step(make_fsfm(), wrong)
 
 
 def test_views_carry_maps_and_plans_their_subsets() -> None:
@@ -397,7 +222,7 @@ def test_views_carry_maps_and_plans_their_subsets() -> None:
     assert torch.equal(one_crop, maps_of(batch).repeat(2, 1, 1))
     assert torch.equal(other_crop[:4], maps_of(batch))
     assert not other_crop[4:].any()
-    plan = step(make(), batch).plan
+    plan = step(make_fsfm(), batch).plan
     plain = MaskPlan(plan.visible, plan.predict)
     joined = join_plans(plan, plain).subsets[COVERED]
     assert torch.equal(joined[:4], plan.subsets[COVERED])

@@ -120,7 +120,10 @@ LAUNCHED |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--efficiency.device", "cpu"], "batch_size 4: cannot be shared evenly by 3 processes; use --batch-size 3"),
+        (
+            ["--efficiency.device", "cpu"],
+            "batch_size 4: cannot be shared evenly by 3 processes; use --batch-size 3",
+        ),
         (["--batch-size", "6", "--efficiency.device", "cuda:1"], "is one device for 3 processes"),
         (["--batch-size", "6", "--efficiency.device", "cuda"], "3 processes on this machine: are"),
     ],

@@ -10,11 +10,15 @@ import pytest
 from tiny_judged import write_faces
 from tiny_models import CLASSES, write_model
 
+from mimkit.core.checkpoints.model_dir import load_model
 from mimkit.core.errors import UsageError
 from mimkit.datasets.errors import DataError
 from mimkit.pipelines.faces.config import EvaluateFacesConfig
 from mimkit.pipelines.faces.evaluate import run
+from mimkit.pipelines.faces.report import mask_section
 from mimkit.pipelines.faces.results import FaceEvaluation
+from mimkit.pipelines.faces.scoring import open_reading
+from mimkit.pipelines.reporting.blocks import Gallery
 from mimkit.pipelines.stores import open_group
 
 
@@ -176,6 +180,39 @@ def test_one_class_is_said(encoder: Path, store: Path, tmp_path: Path) -> None:
     assert one.auc is None
     assert "no positive among 2 samples" in str(one.undefined)
     assert "undefined" in (tmp_path / "out" / "evaluation.md").read_text()
+
+
+def test_masks_are_shown_beside_the_map_that_steers_them(encoder: Path, store: Path) -> None:
+    loaded = load_model(encoder)
+    reading = open_reading(loaded, encoder, [store])
+    assert mask_section(loaded, reading, 2) is None  # its decoder was never trained
+    for name, value in loaded.method.named_parameters():
+        if name.startswith("heads.") and value.ndim == 1:
+            value.data += 0.01
+    section = mask_section(loaded, reading, 2)
+    assert section is not None
+    (gallery,) = section.blocks
+    assert isinstance(gallery, Gallery)
+    assert gallery.head == (
+        "face",
+        "parsing map",
+        "what the encoder saw",
+        "reconstruction",
+        "error",
+    )
+    assert [len(cells) for _, cells in gallery.rows] == [5, 5]
+    assert len({cell.uri for cell in gallery.rows[0][1]}) == 5
+    assert "Targets are standardised" in gallery.caption
+    assert "nose" in dict(gallery.legend)
+    assert len(gallery.legend) == 11
+
+
+def test_faces_cropped_in_another_way_are_refused(
+    encoder: Path, store: Path, tmp_path: Path
+) -> None:
+    wider = write_faces(tmp_path / "wider", "wider", people=4, first=300, margin=1.5)
+    with pytest.raises(DataError, match=r"cropped as none-1.5-.*the model is for none-1.3-"):
+        evaluate(tmp_path / "out", model=encoder, train=(store,), test=(wider,))
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 from tiny_store import curate_tiny, finetune_tiny
 
 from mimkit.core.checkpoints.model_dir import load_model, save_model
 from mimkit.pipelines.cli import main
 from mimkit.pipelines.features import random_method
 from mimkit.pipelines.reporting import chapters
+from mimkit.pipelines.reporting.pictures import HIDDEN
 
 PRETRAIN = ["Training", "Reconstructions of held-out images", "Probes"]
 PRETRAIN += ["What the encoder tells apart", "Data", "Recipe"]
@@ -113,9 +115,19 @@ def test_a_page_has_all_parts_and_needs_nothing_else(both: tuple[Path, Reader]) 
 def test_the_same_inputs_give_the_same_bytes(
     both: tuple[Path, Reader], dense_store: Path, pretrained: Path, segmented: Path, tmp_path: Path
 ) -> None:
-    again = tmp_path / "again.html"
-    report(again, pretrained, segmented, "--data", dense_store, "--samples", "2")
+    again, picture = tmp_path / "again.html", tmp_path / "picture.png"
+    words = (pretrained, segmented, "--data", dense_store, "--samples", "2")
+    report(again, *words, "--picture", picture)
     assert again.read_bytes() == both[0].read_bytes()
+    # Two images of 32 pixels: original, what was seen, reconstruction, error, twice as large.
+    page = (imread(picture)[..., :3] * 255).round().astype(int)
+    assert page.shape == (2 * 68 - 4, 4 * 68 - 4, 3)
+    original, seen, pasted = (page[:64, x : x + 64] for x in (0, 68, 136))
+    hidden = (seen == HIDDEN).all(axis=-1)
+    assert hidden.mean() == pytest.approx(0.75, abs=0.02)
+    assert (original == pasted)[~hidden].all()
+    assert (original != pasted)[hidden].any()
+    assert (page[64:68] == 255).all()
 
 
 def test_without_a_store_the_page_says_what_is_missing(pretrained: Path, tmp_path: Path) -> None:
@@ -244,6 +256,9 @@ def test_what_is_no_run_is_refused(
     assert "is not the folder of a run" in refused(capsys, 1, tmp_path / "none", *out)
     assert "is a folder" in refused(capsys, 2, pretrained, "--out", tmp_path)
     assert "below 1" in refused(capsys, 2, pretrained, "--samples", "0", *out)
+    picture = ("--picture", tmp_path / "p.png")
+    assert "a store (--data)" in refused(capsys, 2, pretrained, *picture, *out)
+    assert not (tmp_path / "p.png").exists()
     assert "there is no" in refused(capsys, 1, pretrained, "--data", tmp_path / "none", *out)
     assert not (tmp_path / "r.html").exists()
 

@@ -78,9 +78,9 @@ def test_a_resampled_volume_gets_its_labels_back_on_its_own_grid(tmp_path: Path)
     truth = smooth > 50
     assert found.shape == truth.shape
     dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
-    shifted = np.roll(truth, 1, axis=1)
     assert dice > 0.85
-    assert dice > 2 * (found & shifted).sum() / (found.sum() + shifted.sum()) + 0.03
+    centres = [np.argwhere(mask).mean(axis=0) for mask in (found, truth)]
+    np.testing.assert_allclose(*centres, atol=0.15)  # voxels
 
 
 def test_a_series_gets_a_seg_and_nrrd_a_seg_nrrd(model: Path, tmp_path: Path) -> None:

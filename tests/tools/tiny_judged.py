@@ -7,24 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
+from mimkit.core.masking.facial import CLASSES
 from mimkit.datasets.files import write_json
 from mimkit.datasets.manifest import KEPT, ManifestRow, write_manifest
 from mimkit.datasets.samples import Sample
 from mimkit.datasets.store import StoreMeta, StoreWriter
 from mimkit.domains.domain import get_domain
+from mimkit.domains.faces.crop import CropConfig
+from mimkit.domains.faces.detect import TYPICAL
+from mimkit.domains.faces.parsing import draw_regions
 
 SIZE = 32
 META = StoreMeta(
-    domain="satellite",
-    sensor="rgb",
+    domain="faces",
+    sensor="face",
     bands=("red", "green", "blue"),
     size=(SIZE, SIZE),
     dtype="uint8",
-    scale=(1.0,) * 3,
+    scale=(1 / 255,) * 3,
     offset=(0.0,) * 3,
-    units="digital number",
+    units="intensity",
     num_samples=1,
     shard=8,
+    regions=CLASSES,
+    facts={"crop": CropConfig(size=SIZE).to_dict(), "colour": "rgb", "equalised": None},
 )
 
 
@@ -49,6 +55,7 @@ def write_faces(
     methods: tuple[str, ...] = ("gan",),
     still: bool = False,
     first: int = 0,
+    margin: float = 1.3,
 ) -> Path:
     """Write a store: of every person a genuine video and a fake of every method.
 
@@ -63,6 +70,7 @@ def write_faces(
         methods: of the fakes.
         still: write images of people without videos.
         first: number of the first person.
+        margin: of the crop that the store states.
     """
     rows, samples = [], []
     for who in range(first, first + people):
@@ -89,10 +97,20 @@ def write_faces(
                         facts=facts,
                     )
                 )
-    meta = replace(META, num_samples=len(rows))
+    return write_store(folder, rows, samples, margin)
+
+
+def write_store(
+    folder: Path, rows: list[ManifestRow], samples: list[np.ndarray], margin: float
+) -> Path:
+    """Write pictures, their normaliser and their manifest."""
+    regions = draw_regions(SIZE * np.array(TYPICAL), SIZE)
+    facts = META.facts | {"crop": CropConfig(size=SIZE, margin=margin).to_dict()}
+    meta = replace(META, num_samples=len(rows), facts=facts)
     writer = StoreWriter(folder / "faces", meta)
     for shard in writer.missing():
-        writer.write_shard(shard, (Sample(samples[row]) for row in writer.shard_rows(shard)))
+        pixels = (samples[row] for row in writer.shard_rows(shard))
+        writer.write_shard(shard, (Sample(image, regions=regions) for image in pixels))
     store = writer.finalise()
     read = store.read(np.arange(len(rows)))
     normaliser = get_domain(meta.domain).fit(meta, [(read.pixels, read.valid)])
