@@ -19,7 +19,7 @@ from ...core.targets.pixels import PixelTarget
 from ...core.tokens import all_tokens
 from ...domains.domain import Domain, Normaliser
 from .blocks import Gallery, Picture
-from .pictures import HIDDEN, heat, painted, picture_uri
+from .pictures import HIDDEN, Rgb, heat, painted, picture_uri, tiled
 from .volumes import Look, brightest_error, planes_in_words
 
 _HEAD = ("original", "what the encoder saw", "reconstruction", "error")
@@ -40,6 +40,11 @@ class Shown:
     visible: UInt8[np.ndarray, "h w 3"]
     pasted: UInt8[np.ndarray, "h w 3"]
     error: UInt8[np.ndarray, "h w 3"]
+
+    @property
+    def parts(self) -> tuple[Rgb, ...]:
+        """The pictures from left to right."""
+        return self.original, self.visible, self.pasted, self.error
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,11 @@ def untrained_heads(loaded: LoadedModel) -> tuple[str, ...]:
     return tuple(n for n, head in heads.items() if f"heads.{n}" in fresh or never_trained(head))
 
 
+def strip(found: Reconstructed, num: int) -> Rgb:
+    """Return the pictures of the first images as one, a row each."""
+    return tiled([shown.parts for shown in found.shown[:num]])
+
+
 def gallery(found: Reconstructed, labels: tuple[str, ...], what: str) -> Gallery:
     """Return the pictures as a block of the page.
 
@@ -184,10 +194,9 @@ def gallery(found: Reconstructed, labels: tuple[str, ...], what: str) -> Gallery
     """
     rows = []
     for label, shown in zip(labels, found.shown, strict=True):
-        parts = (shown.original, shown.visible, shown.pasted, shown.error)
         pictures = tuple(
             Picture(picture_uri(part), f"{head} of {label}")
-            for part, head in zip(parts, _HEAD, strict=True)
+            for part, head in zip(shown.parts, _HEAD, strict=True)
         )
         rows.append((label, pictures))
     caption = f"{what} {found.legend}"
