@@ -87,7 +87,9 @@ def feed(make: Function, source: Float[Tensor, "*s"], consumer: Function) -> Flo
     def pack(tensor: Tensor) -> Tensor | _Again:
         if tensor.untyped_storage().data_ptr() != address:
             return tensor
-        return _Again(make, source, dtype, tensor.size(), tensor.stride(), tensor.storage_offset())
+        return _Again(
+            make, source, dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset())
+        )
 
     def unpack(kept: Tensor | _Again) -> Tensor:
         return kept() if isinstance(kept, _Again) else kept

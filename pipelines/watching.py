@@ -78,11 +78,11 @@ class Watch:
     def features(self) -> Mapping[str, float]:
         """Return meters of collapse and, with classes, the balanced accuracy of two probes."""
         found = torch.cat([self._pooled(batch) for batch in self._batches(self.held_out, 64)])
-        numbers = {
+        numbers: dict[str, float] = {
             "effective_rank": effective_rank(found),
             "spread": relative_spread(found),
         }
-        return numbers | (self._probes() if len(self.train) else {})
+        return {**numbers, **(self._probes() if len(self.train) else {})}
 
     def _pooled(self, batch) -> Float[Tensor, "b f"]:
         return image_features(self.method.encoder, batch, Pooling()).cpu()

@@ -174,7 +174,8 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> str:
 
     if len(set(first)) < 2 or len(set(second)) < 2:
         return "not defined"
-    return f"{float(np.asarray(spearmanr(first, second).statistic)):+.2f}"
+    found: Any = spearmanr(first, second)
+    return f"{float(found.statistic):+.2f}"
 
 
 COLUMNS = ("training loss", "held-out loss", "linear probe", "effective rank")

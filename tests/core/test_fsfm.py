@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_faces import faces, fsfm_config, hidden, make_fsfm, maps_of, step
+from tiny_fsfm import faces, fsfm_config, hidden, make_fsfm, maps_of, step
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_faces import GRID, faces, hidden, make_fsfm, maps_of, step
+from tiny_fsfm import GRID, faces, hidden, make_fsfm, maps_of, step
 from torch import Tensor
 
 from mimkit.core.batch import Batch, Progress

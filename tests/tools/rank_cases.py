@@ -42,7 +42,7 @@ GRID = Grid.for_image((16, 16), 4, 2)
 
 def method_config(name: str) -> MethodConfig:
     """Return a recipe's method in the smallest size that still has everything."""
-    config = load_recipe(name).method
+    config: Any = load_recipe(name).method
     encoder = replace(config.encoder, patch_size=4, embed_dim=16, depth=2, num_heads=2)
     decoder = replace(config.decoder, dim=16, depth=1, num_heads=2)
     return replace(config, encoder=encoder, decoder=decoder)
