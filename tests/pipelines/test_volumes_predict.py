@@ -33,9 +33,9 @@ def ball(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
     return ball_volume(shape, centre, 5.0, 0)[0]
 
 
-def oblique() -> VolumeGeometry:
+def oblique(shape: tuple[int, int, int] = SHAPE) -> VolumeGeometry:
     """Return an anisotropic grid, 23 degrees off, slices first, one axis flipped."""
-    return geometry(SHAPE, (0.8, 0.9, 2.5), turn=23.0).reoriented("IRA")
+    return geometry(shape, (0.8, 0.9, 2.5), turn=23.0).reoriented("IRA")
 
 
 def loaded(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -68,8 +68,8 @@ def test_a_label_map_overlays_an_oblique_anisotropic_volume(
 
 def test_a_resampled_volume_gets_its_labels_back_on_its_own_grid(tmp_path: Path) -> None:
     model = write_threshold_model(tmp_path / "model", spacing=(2.0, 1.2, 1.2))
-    grid = oblique()
-    ball_mask = ball_volume(grid.shape, (10, 13, 8), 5.0, 0)[1]
+    grid = oblique((40, 40, 30))
+    ball_mask = ball_volume(grid.shape, (15.3, 20.4, 19.8), 8.0, 0)[1]
     noise = np.random.default_rng(0).normal(0, 15, grid.shape)
     smooth = (np.where(ball_mask, 150, -50) + noise).astype(np.int16)
     file = write_nifti_file(tmp_path / "case.nii.gz", smooth, grid.affine)
@@ -78,9 +78,9 @@ def test_a_resampled_volume_gets_its_labels_back_on_its_own_grid(tmp_path: Path)
     truth = smooth > 50
     assert found.shape == truth.shape
     dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
-    assert dice > 0.85
+    assert dice > 0.9
     centres = [np.argwhere(mask).mean(axis=0) for mask in (found, truth)]
-    np.testing.assert_allclose(*centres, atol=0.15)  # voxels
+    np.testing.assert_allclose(*centres, atol=0.2)  # voxels
 
 
 def test_a_series_gets_a_seg_and_nrrd_a_seg_nrrd(model: Path, tmp_path: Path) -> None:
