@@ -62,7 +62,8 @@ VERBS: dict[str, Verb] = {
         "EvaluateConfig",
         "measure a frozen encoder with probes",
         domains={
-            "faces": Verb("faces.evaluate", "EvaluateFacesConfig", "judge a detector of fakes")
+            "ct": Verb("volumes.evaluate", "EvaluateCtConfig", "score a model on whole volumes"),
+            "faces": Verb("faces.evaluate", "EvaluateFacesConfig", "judge a detector of fakes"),
         },
     ),
     "embed": Verb("embed", "EmbedConfig", "write the embeddings of scenes or of a store"),
@@ -71,7 +72,10 @@ VERBS: dict[str, Verb] = {
         "PredictConfig",
         "write a map for a scene of any size",
         domains={
-            "faces": Verb("faces.predict", "PredictFacesConfig", "score faces in photos and videos")
+            "ct": Verb("volumes.predict", "PredictCtConfig", "write label maps of CT volumes"),
+            "faces": Verb(
+                "faces.predict", "PredictFacesConfig", "score faces in photos and videos"
+            ),
         },
     ),
     "report": Verb("report", "ReportConfig", "write a run as one self-contained HTML page"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,10 +90,19 @@ class CurateCtConfig(CurateBase):
         Raises:
             UsageError: for a pair that is not NUMBER=NAME.
         """
-        names: dict[int, str] = {}
-        for pair in self.mask_classes:
-            number, separator, name = pair.partition("=")
-            if not separator or not number.strip().isdigit() or not name.strip():
-                raise UsageError("mask_classes", f"{pair!r} is not NUMBER=NAME", "write 1=tumour")
-            names[int(number)] = name.strip()
-        return tuple(sorted(names.items()))
+        return named_numbers(self.mask_classes)
+
+
+def named_numbers(pairs: Iterable[str]) -> tuple[tuple[int, str], ...]:
+    """Return the numbers and names of pairs NUMBER=NAME, sorted.
+
+    Raises:
+        UsageError: for a pair that is none.
+    """
+    names: dict[int, str] = {}
+    for pair in pairs:
+        number, separator, name = pair.partition("=")
+        if not separator or not number.strip().isdigit() or not name.strip():
+            raise UsageError("mask_classes", f"{pair!r} is not NUMBER=NAME", "write 1=tumour")
+        names[int(number)] = name.strip()
+    return tuple(sorted(names.items()))

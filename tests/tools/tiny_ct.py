@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,10 @@ def write_ct_encoder(folder: Path, *, depth: int = 3) -> Path:
 
 
 def write_threshold_model(
-    folder: Path, *, spacing: tuple[float, float, float] | None = None
+    folder: Path,
+    *,
+    spacing: tuple[float, float, float] | None = None,
+    held_out: Sequence[str] = (),
 ) -> Path:
     """Write a fine-tuned model that calls a voxel ball when it is brighter than 50 HU.
 
@@ -132,7 +136,7 @@ def write_threshold_model(
         config,
         normaliser=Normaliser(scale=(1.0,), offset=(0.0,), spacing=spacing).to_dict(),
         recipe="seed: 0\n",
-        data={},
+        data={"held_out": list(held_out)},
         extra={"task": task},
         parts={HEAD_PART: model.head},
     )
