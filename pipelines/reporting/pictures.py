@@ -119,10 +119,10 @@ def tiled(
 
 def png(image: Rgb) -> bytes:
     """Return a picture as the content of a PNG file; equal pixels give equal bytes."""
-    from matplotlib.image import imsave
+    from PIL import Image
 
     buffer = io.BytesIO()
-    imsave(buffer, image, format="png", metadata=_NO_VERSION)
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

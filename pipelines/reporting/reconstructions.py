@@ -179,9 +179,9 @@ def untrained_heads(loaded: LoadedModel) -> tuple[str, ...]:
     return tuple(n for n, head in heads.items() if f"heads.{n}" in fresh or never_trained(head))
 
 
-def strip(found: Reconstructed, num: int) -> Rgb:
-    """Return the pictures of the first images as one, a row each."""
-    return tiled([shown.parts for shown in found.shown[:num]])
+def strip(found: Reconstructed, num: int) -> UInt8[np.ndarray, "p q 3"]:
+    """Return original, visible patches and reconstruction of the first images, a row each."""
+    return tiled([shown.parts[:3] for shown in found.shown[:num]])
 
 
 def gallery(found: Reconstructed, labels: tuple[str, ...], what: str) -> Gallery:
