@@ -31,7 +31,7 @@ class CurateCtConfig(CurateBase):
     """Largest distance of two crops in voxels; left out: the size. Crops cover the body evenly."""
     spacing: tuple[float, float, float] | None = None
     """Resample to mm along depth, height and width (images linearly, labels to the nearest voxel);
-    left out: volumes keep their own."""
+    left out: volumes keep their own, and crops of several spacings share the store."""
     window: tuple[float, float] = (-175.0, 250.0)
     """Hounsfield units that the network sees; the store keeps all of them."""
     max_spacing: float = 10.0

@@ -83,7 +83,7 @@ def test_voxels_labels_and_geometry_are_those_of_the_files(store: Path) -> None:
     check_voxels(group, rows)
     normaliser = CT.normaliser(group.normaliser_dict)
     assert normaliser.window == (-175.0, 250.0)
-    assert normaliser.spacing is None
+    assert normaliser.spacing == (4.0, 2.0, 2.0)
     assert rows[0].measures["spacing_z"] == 4.0
     assert {row.facts["codes"] for row in rows} == {"LPS"}
 

@@ -18,7 +18,7 @@ from ....datasets.errors import DataError
 from ....datasets.manifest import KEPT, ManifestRow
 from ....datasets.samples import UNLABELLED, Sample
 from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
-from ....datasets.volume_geometry import NETWORK_CODES
+from ....datasets.volume_geometry import NETWORK_CODES, Spacing
 from ...curation.packing import shard_bytes, shards
 from ...curation.records import StageResult
 from ..normalise import BAND, UNITS
@@ -29,6 +29,7 @@ from .volumes import IGNORE, Loaded, ReadParams, VolumeRejectedError, checksum, 
 VERSION = 1
 BACKGROUND = "background"
 _DTYPE = "int16"
+_SAME_SPACING = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def place(
 
 
 def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
-    size, spacing = params.read.size, params.read.spacing
+    size, spacing = params.read.size, params.read.spacing or common_spacing(members)
     digest = hashlib.sha256(repr(params.classes).encode())
     for row in members:
         digest.update(f"{row.id} {row.sha} {row.split}\n".encode())
@@ -132,6 +133,18 @@ def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
             "orientation": NETWORK_CODES,
         },
     )
+
+
+def common_spacing(members: Sequence[ManifestRow]) -> Spacing | None:
+    """Return mm between voxels where all crops agree to a percent, None where they do not.
+
+    A network has then seen one grid only, and what it predicts later must be on it.
+    """
+    steps = np.array([[row.measures[f"spacing_{axis}"] for axis in "zyx"] for row in members])
+    if not np.allclose(steps, steps[0], rtol=_SAME_SPACING):
+        return None
+    z, y, x = np.median(steps, axis=0).round(4).tolist()
+    return z, y, x
 
 
 def plan_units(
