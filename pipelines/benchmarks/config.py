@@ -21,8 +21,10 @@ Part = Literal[
     "region-masks",
     "fsfm",
     "faces",
+    "sliding",
 ]
 FULL_SCENE = 20_000  # pixels per side for which the goal of `predict` is stated
+FULL_DEPTH = 600  # slices of 512 x 512 voxels for which the goal of `sliding` is stated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,8 @@ class BenchmarkConfig:
     store beside zarr-python. `predict`: peak memory of `mimkit predict` on a large synthetic scene.
     `encoder-memory`: what the encoder keeps for its backward pass at several mask ratios.
     `region-masks`: masks that follow facial regions, beside a loop over images. `fsfm`: a step of
-    FSFM beside the same losses with an encoder pass for each. `faces`: stages of curating faces."""
+    FSFM beside the same losses with an encoder pass for each. `faces`: stages of curating faces.
+    `sliding`: windows over a volume beside MONAI's sliding_window_inference."""
     seconds: float = 120.0
     """Seconds of each timed comparison; every side gets at least three turns in any case."""
     num_threads: int | None = None
@@ -52,6 +55,9 @@ class BenchmarkConfig:
     """Images per training step; the goals are stated for 16."""
     scene_size: int = FULL_SCENE
     """Pixels per side of the scene of `predict`; the goal is stated for 20000."""
+    volume_depth: int = FULL_DEPTH
+    """Slices of 512 x 512 voxels of the volume of `sliding`; the goal is stated for 600, where
+    MONAI needs more than 10 GB."""
     store: Path | None = None
     """Folder of a store for `loader` (it holds store.json); a synthetic one when not given."""
     out: Path | None = None
@@ -62,7 +68,7 @@ def check_benchmark(config: BenchmarkConfig) -> None:
     """Raise UsageError for a number that cannot be used, naming field, value and fix."""
     if not 0 < config.seconds <= 86_400:
         raise UsageError(f"--seconds {config.seconds}", "is out of range", "use 1 to 86400")
-    least = {"num_threads": 1, "batch_size": 1, "scene_size": 512}
+    least = {"num_threads": 1, "batch_size": 1, "scene_size": 512, "volume_depth": 1}
     for name, smallest in least.items():
         value = getattr(config, name)
         if value is not None and value < smallest:
