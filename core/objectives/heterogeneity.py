@@ -22,6 +22,8 @@ from ..method import HeadResult, Objective
 from ..tokens import take
 
 Earlier = Mapping[str, HeadResult]
+_CLOSED = -1e4
+"""Logit of what may not be read: its share is zero, and products with its logarithm are numbers."""
 
 
 def cosines(
@@ -53,9 +55,10 @@ def heterogeneity(
     logits = cosines(tokens, visible) / temperature
     count = logits.new_tensor(float(visible.shape[1]))
     if readable is not None:
-        logits = logits.masked_fill(~readable[:, None], torch.finfo(torch.float32).min)
+        logits = logits.masked_fill(~readable[:, None], _CLOSED)
         count = readable.sum(dim=1, keepdim=True).float()
-    entropy = torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
+    # Not `entr`, whose slope is infinite at a share of zero, that of tokens without data.
+    entropy = -(logits.softmax(dim=-1) * logits.log_softmax(dim=-1)).sum(dim=-1)
     return entropy / count.clamp_min(2.0).log()
 
 

@@ -87,6 +87,19 @@ def test_heterogeneity_lies_in_0_to_1_and_knows_no_order_or_absent_token() -> No
     torch.testing.assert_close(heterogeneity(tokens, visible, 0.1, readable), expected)
 
 
+def test_absent_visible_tokens_have_a_finite_slope() -> None:
+    tokens = torch.randn(1, 2, 4, requires_grad=True)
+    visible = torch.randn(1, 3, 4, requires_grad=True)
+    readable = torch.tensor([[True, True, False]])
+    heterogeneity(tokens, visible, 0.1, readable).sum().backward()
+    assert tokens.grad is not None
+    assert visible.grad is not None
+    assert tokens.grad.isfinite().all()
+    assert visible.grad.isfinite().all()
+    assert visible.grad[0, :2].any()
+    assert not visible.grad[0, 2].any()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_visible_tokens_read_hidden_ones_by_their_share(share: float) -> None:
     torch.manual_seed(0)
