@@ -70,7 +70,8 @@ class Seen:
 def stack_views(batch: Batch, views: Views | None) -> Batch:
     """Return a batch whose rows are all views; the second one serves from there on.
 
-    A batch without a second view repeats its only one, and so do views of one image.
+    A batch without a second view repeats its only one, and so do views of one image. What a frozen
+    teacher said of the first view is kept where all show the same, and left to the teacher else.
     """
     if views is None:
         return batch
@@ -86,10 +87,12 @@ def stack_views(batch: Batch, views: Views | None) -> Batch:
         # Nothing is known of the regions of another crop: its map is empty.
         other = regions if second is batch.images else torch.zeros_like(regions)
         regions = torch.cat([regions, *(other,) * (num_views - 1)])
+    features = batch.features if second is batch.images else None
     return Batch(
         torch.cat([batch.images, *(second,) * (num_views - 1)]),
         valid,
         batch.ids.repeat(num_views),
+        features=None if features is None else features.repeat(num_views, 1, 1),
         regions=regions,
     )
 

@@ -13,12 +13,14 @@ from mimkit.core.batch import Batch, Progress
 from mimkit.core.decoders.projector import BatchNorm, Projector
 from mimkit.core.errors import UsageError
 from mimkit.core.grid import Grid
+from mimkit.core.masking.views import DisjointView
 from mimkit.core.method import Method
 from mimkit.core.methods import LUTConfig, MAEConfig, build
 from mimkit.core.noise import FixedNoise, Noise
 from mimkit.core.objectives.alignment import CrossViewAlignment
 from mimkit.core.tokens import membership
 from mimkit.core.training.engine import split
+from mimkit.core.views import stack_views
 
 GRID = Grid.for_image((32, 48), 4, 3)
 CONFIG = LUTConfig(encoder=ENCODER, decoder=DECODER, projector_hidden=20)
@@ -143,6 +145,16 @@ def test_a_second_view_is_cut_into_micro_batches_with_the_first() -> None:
     second = [part.second for part in parts if part.second is not None]
     assert batch.second is not None
     assert torch.equal(torch.cat(second), batch.second)
+
+
+def test_what_a_teacher_said_goes_along_with_views_of_the_same_image() -> None:
+    images, said = torch.randn(2, 3, 8, 8), torch.randn(2, 4, 5)
+    batch = Batch(images, None, torch.arange(2), features=said)
+    stacked = stack_views(batch, DisjointView(2, 2))
+    assert stacked.features is not None
+    assert torch.equal(stacked.features, torch.cat([said, said]))
+    assert stack_views(replace(batch, second=images + 1), DisjointView(2, 2)).features is None
+    assert stack_views(batch, None).features is said
 
 
 def test_a_second_view_with_its_own_missing_pixels() -> None:
