@@ -168,8 +168,10 @@ def read_manifest(path: str | Path) -> pa.Table:
     path = Path(path)
     remedy = "give a folder that `mimkit curate` wrote, or run it again"
     try:
-        with path.open("rb") as stream:
-            table = pq.read_table(stream)
+        # Arrow's threads read ahead; from a file object of Python they may abort the process when
+        # it ends soon after, so the file is Arrow's own and nothing is read ahead.
+        with pa.OSFile(str(path)) as stream:
+            table = pq.read_table(stream, pre_buffer=False, use_threads=False)
     except FileNotFoundError as error:
         raise DataError(path, "there is no manifest", remedy) from error
     except (OSError, pa.ArrowException) as error:

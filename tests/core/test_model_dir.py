@@ -142,10 +142,10 @@ def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch) -> N
     folder = written(tmp_path / "model", CONFIGS[0])
     write = exporters.write_onnx
 
-    def other(model, images, path: Path) -> None:
+    def other(model, images, path: Path, *rest) -> None:
         with torch.no_grad():
             model.encoder.norm.bias.add_(1)
-            write(model, images, path)
+            write(model, images, path, *rest)
             model.encoder.norm.bias.sub_(1)
 
     monkeypatch.setattr(exporters, "write_onnx", other)
