@@ -188,6 +188,16 @@ class Encoder(nn.Module, ABC):
     def forward_flops(self, num_tokens: int) -> int:
         """Return the FLOP of encoding tokens of one sample, embedding included."""
 
+    def map_shape(self, shape: Sequence[int], tap: int = -1) -> tuple[int, ...]:
+        """Return the cells per axis of what a tap gives for a grid of tokens (-1: the final ones).
+
+        Args:
+            shape: tokens per axis.
+            tap: block, zero-based; hierarchical encoders give coarser or finer maps.
+        """
+        del tap
+        return tuple(shape)
+
     def parts_in_order(self) -> list[tuple[str, ...]]:
         """Return the names of parts in the order in which an image passes them.
 

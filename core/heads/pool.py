@@ -130,9 +130,32 @@ def image_features(encoder: Encoder, batch: Batch, pooling: Pooling) -> Float[Te
 def token_features(encoder: Encoder, batch: Batch, pooling: Pooling) -> Float[Tensor, "b n f"]:
     """Return one float32 vector per token: the pooling's taps joined, nothing averaged.
 
+    Cells of a coarser or finer map than the tokens stand for the tokens that lie in them.
+
     Raises:
         UsageError: see `frozen_features`.
     """
     features, prefix = frozen_features(encoder, batch, pooling), encoder.num_prefix_tokens
-    taps = [tap_sequence(features, tap)[:, prefix:] for tap in pooling.taps]
+    sides = zip(batch.images.shape[2:], encoder.grid.patch, strict=True)
+    shape = tuple(length // patch for length, patch in sides)
+    taps = [
+        on_tokens(tap_sequence(features, tap)[:, prefix:], encoder.map_shape(shape, tap), shape)
+        for tap in pooling.taps
+    ]
     return torch.cat(taps, dim=-1).float()
+
+
+def on_tokens(
+    cells: Float[Tensor, "b m d"], have: Sequence[int], wanted: Sequence[int]
+) -> Float[Tensor, "b n d"]:
+    """Return the nearest cell of every token.
+
+    Args:
+        cells: of a map, in raster order.
+        have: cells per axis.
+        wanted: tokens per axis.
+    """
+    if tuple(have) == tuple(wanted):
+        return cells
+    grid = cells.transpose(1, 2).unflatten(-1, tuple(have))
+    return functional.interpolate(grid, tuple(wanted), mode="nearest").flatten(2).transpose(1, 2)

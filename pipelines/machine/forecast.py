@@ -162,12 +162,14 @@ def measure_block(
             out = block(x)
         out.float().sum().backward()
 
-    with counting_kept(block) as kept:
-        step()  # also warms up
-    matrices = sum(p.numel() for p in block.parameters() if p.ndim > 1)
-    kept_bytes = kept[0] - _weight_copies(recipe) * matrices
+    counts = []
+    for tokens_in in (x, torch.cat([x, x]).detach().requires_grad_()):
+        with counting_kept(block) as kept, arithmetic(device, recipe.precision):
+            block(tokens_in)
+        counts.append(kept[0])
     took = _median_seconds(step, device, seconds)
-    return BlockCost(batch * one / took, kept_bytes / x.numel())
+    # Of twice the tokens twice as much is kept; copies of weights stay as they are.
+    return BlockCost(batch * one / took, (counts[1] - counts[0]) / x.numel())
 
 
 def _weight_copies(recipe: Recipe) -> int:

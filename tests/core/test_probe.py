@@ -13,7 +13,7 @@ from mimkit.core.encoders.vit import ViT
 from mimkit.core.errors import UsageError
 from mimkit.core.grid import Grid
 from mimkit.core.heads.knn import knn_scores
-from mimkit.core.heads.pool import Pooling, image_features, token_statistics
+from mimkit.core.heads.pool import Pooling, image_features, on_tokens, token_statistics
 from mimkit.core.heads.probe import (
     accuracy,
     balanced_accuracy,
@@ -184,3 +184,11 @@ def test_pixels_without_data_do_not_change_features() -> None:
 def test_unknown_tap_is_named() -> None:
     with pytest.raises(UsageError, match="tap 3"):
         image_features(encoder(), batch(), Pooling(taps=(3,)))
+
+
+def test_a_coarse_cell_stands_for_its_tokens() -> None:
+    cells = torch.arange(4.0).reshape(1, 4, 1)
+    found = on_tokens(cells, (2, 2), (4, 4)).reshape(4, 4)
+    assert found[:2, :2].unique().tolist() == [0.0]
+    assert found[2:, 2:].unique().tolist() == [3.0]
+    assert on_tokens(cells, (2, 2), (2, 2)) is cells
