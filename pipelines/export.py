@@ -18,6 +18,7 @@ from ..core.checkpoints.model_dir import CONFIG_FILE, LoadedModel, load_model, r
 from ..core.checkpoints.to_answers import export_answers
 from ..core.checkpoints.to_hub import export_hub
 from ..core.checkpoints.to_monai import export_monai
+from ..core.checkpoints.to_unetr import export_unetr
 from ..core.errors import UsageError, WeightsError
 from ..core.heads.task import load_task
 from ..domains.domain import Normaliser
@@ -49,8 +50,9 @@ class ExportConfig:
     num_samples: int = 4
     """Samples that are compared."""
     answers: bool = False
-    """onnx: write the whole fine-tuned model, from the numbers of files to class probabilities
-    (answers.onnx), instead of its encoder."""
+    """Write the whole fine-tuned model instead of its encoder. onnx: from the numbers of files to
+    class probabilities (answers.onnx); monai: as MONAI's UNETR, from normalised volumes to class
+    scores."""
 
 
 def run(config: ExportConfig) -> Path:
@@ -76,6 +78,11 @@ def run(config: ExportConfig) -> Path:
     what = "noise" if stored is None else f"{len(stored)} samples of {config.samples}"
     if config.to in ("timm", "monai"):
         images = None if stored is None else normaliser(stored)
+        if task is not None:
+            export_unetr(task, config.out, images)
+            say(f"{config.out}: weights for MONAI's UNETR, scores equal on {what}")
+            say_differences(config.out, "scores")
+            return config.out
         write = {"timm": export_timm, "monai": export_monai}[config.to]
         write(loaded, config.out, images)
         name = {"timm": "timm's VisionTransformer", "monai": "MONAI's ViT"}[config.to]
@@ -94,19 +101,19 @@ def run(config: ExportConfig) -> Path:
     return config.out
 
 
-def say_differences(out: Path) -> None:
-    """Print how features of an export differ when it is not opened as its config.json says."""
+def say_differences(out: Path, what: str = "features") -> None:
+    """Print how what an export computes differs when it is not opened as config.json says."""
     content = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))
     for how, share in content.get("difference", {}).items():
-        say(f"{how} features differ by up to {share:.1e} of their range")
+        say(f"{how} {what} differ by up to {share:.1e} of their range")
 
 
 def check_out(config: ExportConfig) -> None:
     """Raise UsageError for a folder in which an export would destroy a model."""
     if config.out.is_file():
         raise UsageError(f"--out {config.out}", "is a file", "give a folder")
-    if config.answers and config.to != "onnx":
-        raise UsageError("--answers", f"is not for --to {config.to}", "use --to onnx")
+    if config.answers and config.to not in ("onnx", "monai"):
+        raise UsageError("--answers", f"is not for --to {config.to}", "use --to onnx or monai")
     if config.num_samples < 1:
         raise UsageError(f"--num-samples {config.num_samples}", "is below 1", "use 1 or more")
     if not (config.out / CONFIG_FILE).exists():
