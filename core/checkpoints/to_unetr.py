@@ -47,13 +47,7 @@ def export_unetr(
     """
     from monai.networks.nets.unetr import UNETR
 
-    encoder, head = plain_vit(task.model.encoder, 3, "MONAI"), task.model.head
-    sizes, taps = unetr_arguments(encoder), task.config.taps
-    if sizes is None or not isinstance(head, UnetrHead) or taps != _MONAI_TAPS:
-        kind = f"{encoder.depth} blocks, patch {encoder.grid.patch}, head {task.config.head}"
-        remedy = "fine-tune such a network with --head unetr, or use --to onnx --answers"
-        reason = "is not MONAI's UNETR, which has 12 blocks, patch 16 and taps 3, 6, 9 and -1"
-        raise UsageError(f"model with {kind}, taps {taps}", reason, remedy)
+    encoder, head, sizes = monai_parts(task)
     arguments = {
         **sizes,
         "out_channels": len(task.config.classes),
@@ -87,6 +81,22 @@ def export_unetr(
     write_text(out / PLAN_FILE, json.dumps(adaptation_plan(task), indent=1) + "\n")
     write_text(out / CONFIG_FILE, json.dumps(content, indent=1) + "\n")
     return out
+
+
+def monai_parts(task: LoadedTask) -> tuple[ViT, UnetrHead, dict[str, Any]]:
+    """Return encoder, head and MONAI's arguments of a model that is MONAI's UNETR.
+
+    Raises:
+        UsageError: for any other model.
+    """
+    encoder, head = plain_vit(task.model.encoder, 3, "MONAI"), task.model.head
+    sizes, taps = unetr_arguments(encoder), task.config.taps
+    if sizes is None or not isinstance(head, UnetrHead) or taps != _MONAI_TAPS:
+        kind = f"{encoder.depth} blocks, patch {encoder.grid.patch}, head {task.config.head}"
+        remedy = "fine-tune such a network with --head unetr, or use --to onnx --answers"
+        reason = "is not MONAI's UNETR, which has 12 blocks, patch 16 and taps 3, 6, 9 and -1"
+        raise UsageError(f"model with {kind}, taps {taps}", reason, remedy)
+    return encoder, head, sizes
 
 
 def without_token(encoder: ViT) -> ViT:
