@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,10 @@ import tyro
 from ..core.config_tree import to_plain
 from ..core.errors import UsageError
 from ..core.methods import build, spec
+from ..core.training.deepspeed_config import Sharding, Stage, check_sharding, deepspeed_config
+from ..core.training.distributed import Ranks
 from ..core.training.flops import training_flops
+from .distributed import check_share
 from .progress import say
 from .recipe import (
     Recipe,
@@ -40,6 +44,10 @@ class RecipeConfig:
     """Recipes or YAML files: one for show, two for diff."""
     channels: int = 3
     """Channels of the images, for parameters and FLOP."""
+    zero_stage: Stage | None = None
+    """With `show`: also print the configuration that DeepSpeed gets for this stage."""
+    processes: int = 1
+    """Processes of that configuration."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +90,24 @@ def run(config: RecipeConfig) -> None:
         show_list([facts(name, config.channels) for name in recipe_names()])
     elif config.action == "show":
         say(describe(config.names[0], config.channels))
+        if config.zero_stage is not None:
+            say(deepspeed_json(load_recipe(config.names[0]), config.zero_stage, config.processes))
     else:
         for line in compare(*config.names):
             say(line)
+
+
+def deepspeed_json(recipe: Recipe, stage: Stage, processes: int) -> str:
+    """Return what DeepSpeed is given, as JSON.
+
+    Raises:
+        UsageError: when the batch cannot be shared evenly, or the stage cannot train the recipe.
+    """
+    check_share(recipe.batch_size, Ranks(world=processes))
+    sharding = Sharding(stage=stage)
+    check_sharding(sharding, recipe.precision, compile=False)
+    made = deepspeed_config(recipe.optim, sharding, batch_size=recipe.batch_size, world=processes)
+    return json.dumps(made, indent=1)
 
 
 def facts(name: str, channels: int = 3) -> RecipeFacts:

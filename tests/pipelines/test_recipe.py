@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,3 +117,14 @@ def test_wrong_usage_is_one_sentence_and_exit_2(
 ) -> None:
     assert main(["recipe", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_configuration_of_deepspeed_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["recipe", "show", "satellite/selectivemae-tiny", "--zero-stage", "2"]
+    assert main([*words, "--processes", "4"]) == 0
+    text = capsys.readouterr().out
+    shown = json.loads(text[text.index("\n{") :])
+    assert shown["zero_optimization"]["stage"] == 2
+    assert shown["train_micro_batch_size_per_gpu"] == 8
+    assert main([*words, "--processes", "3"]) == 2
+    assert "cannot be shared evenly by 3 processes" in capsys.readouterr().err
