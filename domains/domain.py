@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -191,6 +191,21 @@ class Domain(Protocol):
     def describe(self, source: StoreMeta | Normaliser) -> str:
         """Say in one line what the images are: sensor, bands, units, size."""
         ...
+
+
+N = TypeVar("N", bound=Normaliser)
+
+
+def of_domain(normaliser: N, name: str) -> N:
+    """Return a normaliser that was read, if it is one of a domain.
+
+    Raises:
+        UsageError: when it is of another domain.
+    """
+    if normaliser.domain != name:
+        reason = f"belongs to domain {normaliser.domain!r}"
+        raise UsageError("normaliser", reason, f"give one of domain {name!r}")
+    return normaliser
 
 
 def get_domain(name: str) -> Domain:

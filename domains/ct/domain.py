@@ -17,7 +17,7 @@ from ...datasets.errors import DataError
 from ...datasets.samples import Samples
 from ...datasets.store import StoreMeta
 from ..domain import Normaliser as AnyNormaliser
-from ..domain import Valid
+from ..domain import Valid, of_domain
 from ..planes import flat
 from .augment import VolumeAugmentConfig, VolumeView, fit_size, random_view
 from .export import NormaliserModule
@@ -44,11 +44,7 @@ class CtDomain:
         Raises:
             UsageError: for an unknown or missing entry, or one of another domain.
         """
-        made = Normaliser.from_dict(stored)
-        if made.domain != self.name:
-            reason = f"belongs to domain {made.domain!r}"
-            raise UsageError("normaliser", reason, f"give one of domain {self.name!r}")
-        return made
+        return of_domain(Normaliser.from_dict(stored), self.name)
 
     def fit(
         self,

@@ -1,10 +1,12 @@
-"""Which samples go into which shard of a store, in all domains."""
+"""Which samples go into which place of which store, in all domains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from ...datasets.manifest import ManifestRow
+from ...datasets.manifest import KEPT, ManifestRow
 from ...datasets.store import StoreMeta
 
 _LEAST_SHARD, _LARGEST_SHARD = 16 << 20, 256 << 20  # bytes before compression
@@ -14,6 +16,41 @@ _WANTED_SHARDS = 16  # of a small store, so that several workers have something 
 def shard_bytes(total: int) -> int:
     """Return how large the shards of a store of so many bytes should be, before compression."""
     return min(max(total // _WANTED_SHARDS, _LEAST_SHARD), _LARGEST_SHARD)
+
+
+def fingerprint(members: Sequence[ManifestRow], settings: object) -> str:
+    """Return what tells a store from others: its samples, their parts, and what else decides bytes.
+
+    Args:
+        members: rows of its samples, in their order.
+        settings: something whose text names those other things.
+    """
+    digest = hashlib.sha256(repr(settings).encode())
+    for row in members:
+        digest.update(f"{row.id} {row.sha} {row.split}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def kept_in_order(rows: Iterable[ManifestRow]) -> list[ManifestRow]:
+    """Return the rows that are used, by id: the order of their store depends on nothing else."""
+    return sorted((row for row in rows if row.status == KEPT), key=lambda row: row.id)
+
+
+def placed(
+    rows: Sequence[ManifestRow], stores: Iterable[tuple[StoreMeta, Sequence[ManifestRow]]]
+) -> list[ManifestRow]:
+    """Return all rows, those of stores with the folder and the row that they go to.
+
+    Args:
+        rows: of a manifest.
+        stores: each with its members in order.
+    """
+    found = {
+        row.id: replace(row, store_group=meta.group_name, row=number, stage="pack")
+        for meta, members in stores
+        for number, row in enumerate(members)
+    }
+    return [found.get(row.id, row) for row in rows]
 
 
 def shards(

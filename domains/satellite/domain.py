@@ -16,7 +16,7 @@ from ...core.errors import UsageError
 from ...datasets.samples import Samples
 from ...datasets.store import StoreMeta
 from ..domain import Normaliser as AnyNormaliser
-from ..domain import Valid
+from ..domain import Valid, of_domain
 from ..imaging.augment import AugmentConfig
 from ..imaging.batches import make_batch
 from ..imaging.export import NormaliserModule
@@ -45,11 +45,7 @@ class SatelliteDomain:
         Raises:
             UsageError: for an unknown or missing entry, or one of another domain.
         """
-        made = Normaliser.from_dict(stored)
-        if made.domain != self.name:
-            reason = f"belongs to domain {made.domain!r}"
-            raise UsageError("normaliser", reason, f"give one of domain {self.name!r}")
-        return made
+        return of_domain(Normaliser.from_dict(stored), self.name)
 
     def fit(
         self, meta: StoreMeta, chunks: Iterable[tuple[np.ndarray, np.ndarray | None]]

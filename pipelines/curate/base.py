@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +14,11 @@ import tyro
 
 from ...core.errors import UsageError
 from ...datasets.errors import DataError
+from ...datasets.manifest import ManifestRow, write_manifest
+from ...datasets.store import StoreMeta
 from ...domains.curation.phash import MAX_THRESHOLD
-from .card import CurateReport
+from .card import CurateReport, write_card
+from .execute import Pool, claimed, open_pool
 
 _EFFICIENCY = ("out", "workers", "scheduler", "max_broken_share")
 
@@ -108,6 +113,35 @@ class CurateBase:
         cores = os.cpu_count() or 1
         # Starting processes takes seconds, in which one alone reads some hundred megabytes.
         return cores if num_bytes > 512 << 20 else 1
+
+
+@contextmanager
+def at_work(config: CurateBase, num_bytes: int) -> Iterator[tuple[Path, Pool]]:
+    """Hold the folder of a curation and yield where stages keep results, and who does the work.
+
+    Args:
+        config: of the run.
+        num_bytes: of the sources, by which the number of processes is chosen.
+
+    Raises:
+        UsageError: when another run is at work in the folder, or other settings made it.
+    """
+    with (
+        claimed(config.out, config.identity()) as stages,
+        open_pool(config.num_workers(num_bytes), config.scheduler) as pool,
+    ):
+        yield stages, pool
+
+
+def conclude(
+    config: CurateBase,
+    report: CurateReport,
+    rows: Sequence[ManifestRow],
+    metas: Mapping[str, StoreMeta],
+) -> None:
+    """Write the card and the manifest; where the manifest is, everything else is."""
+    write_card(config.out / "card.json", report, rows, metas, config.identity())
+    write_manifest(config.out / "manifest.parquet", rows)
 
 
 def refuse_broken(report: CurateReport, config: CurateBase) -> None:

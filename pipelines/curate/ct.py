@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...datasets.errors import DataError
-from ...datasets.manifest import ManifestRow, write_manifest
+from ...datasets.manifest import ManifestRow
 from ...datasets.store import StoreMeta
 from ...domains.ct.curate import cut, divide, pack
 from ...domains.ct.curate.records import VolumeFacts
@@ -16,10 +16,10 @@ from ...domains.ct.curate.scan import Found, ScanParams, scan_sources
 from ...domains.ct.curate.volumes import ReadParams
 from ...domains.curation import dedup
 from ...domains.curation.tables import FileTable, read_table
-from .base import refuse_broken
-from .card import CurateReport, show, summarise, write_card
+from .base import at_work, conclude, refuse_broken
+from .card import CurateReport, show, summarise
 from .ct_config import CurateCtConfig
-from .execute import Pool, Stage, claimed, open_pool, run_stage
+from .execute import Pool, Stage, run_stage
 from .stores import write_stores
 
 __all__ = ["CurateCtConfig", "CurateReport", "run"]
@@ -55,10 +55,7 @@ def run(config: CurateCtConfig) -> CurateReport:
         ),
     )
     num_bytes = sum(ref.stamp[0] for ref in found.refs)
-    with (
-        claimed(config.out, config.identity()) as stages,
-        open_pool(config.num_workers(num_bytes), config.scheduler) as pool,
-    ):
+    with at_work(config, num_bytes) as (stages, pool):
         volumes, rows = run_cut(config, found, stages, pool)
         volumes = divide.with_patients(volumes, table)
         divided = run_divide(config, volumes, table)
@@ -76,9 +73,7 @@ def run(config: CurateCtConfig) -> CurateReport:
             domain="ct",
             nouns=NOUNS,
         )
-        write_card(config.out / "card.json", report, rows, metas, config.identity())
-        # The manifest comes last: where it is, everything else is.
-        write_manifest(config.out / "manifest.parquet", rows)
+        conclude(config, report, rows, metas)
     show(report)
     refuse_broken(report, config)
     return report

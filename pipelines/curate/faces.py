@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.errors import UsageError
-from ...datasets.manifest import KEPT, ManifestRow, write_manifest
+from ...datasets.manifest import KEPT, ManifestRow
 from ...datasets.readers.video import INSTALL
 from ...datasets.store import StoreMeta
 from ...domains.curation import dedup
@@ -19,11 +19,11 @@ from ...domains.faces.curate.records import PictureRef, ref_id
 from ...domains.faces.curate.scan import Found, scan_sources
 from ...domains.faces.detections import make_detector
 from ...domains.faces.removal import erased_row, ref_digests
-from .base import refuse_broken
-from .card import CurateReport, show, summarise, write_card
-from .execute import Pool, Stage, claimed, open_pool, run_stage
+from .base import at_work, conclude, refuse_broken
+from .card import CurateReport, show, summarise
+from .execute import Pool, Stage, run_stage
 from .faces_config import CurateFacesConfig
-from .faces_remove import MANIFEST, remembered, remove
+from .faces_remove import remembered, remove
 from .stores import write_stores
 
 __all__ = ["CurateFacesConfig", "CurateReport", "run"]
@@ -53,10 +53,7 @@ def run(config: CurateFacesConfig) -> CurateReport | None:
     if find_spec("av") is None and any(ref.kind == "video" for ref in found.refs):
         raise UsageError("sources", "hold videos, which need the package av", INSTALL)
     num_bytes = sum(ref.stamp[0] for ref in found.refs)
-    with (
-        claimed(config.out, config.identity()) as stages,
-        open_pool(config.num_workers(num_bytes), config.scheduler) as pool,
-    ):
+    with at_work(config, num_bytes) as (stages, pool):
         rows = [*run_look(config, found.refs, stages, pool), *_stated(found.rows, config)]
         rows = run_divide(config, rows)
         rows, metas = run_pack(config, found.refs, rows, stages, pool)
@@ -73,9 +70,7 @@ def run(config: CurateFacesConfig) -> CurateReport | None:
             nouns=NOUNS,
         )
         report = replace(report, notes=(*report.notes, *notes(rows)))
-        write_card(config.out / "card.json", report, rows, metas, config.identity())
-        # The manifest comes last: where it is, everything else is.
-        write_manifest(config.out / MANIFEST, rows)
+        conclude(config, report, rows, metas)
     show(report)
     refuse_broken(report, config)
     return report

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...datasets.errors import DataError
-from ...datasets.manifest import ManifestRow, write_manifest
+from ...datasets.manifest import ManifestRow
 from ...datasets.store import StoreMeta
 from ...domains.curation import dedup
 from ...domains.curation.tables import FileTable, read_table
@@ -21,10 +21,10 @@ from ...domains.satellite.curate.labels import (
 )
 from ...domains.satellite.curate.records import SceneFacts, SceneRef
 from ...domains.satellite.sensors import load_sensor
-from .base import refuse_broken
-from .card import CurateReport, show, summarise, write_card
+from .base import at_work, conclude, refuse_broken
+from .card import CurateReport, show, summarise
 from .config import CurateConfig
-from .execute import Pool, Stage, claimed, open_pool, run_stage
+from .execute import Pool, Stage, run_stage
 from .stores import write_stores
 
 __all__ = ["CurateConfig", "CurateReport", "run"]
@@ -79,10 +79,7 @@ def run(config: CurateConfig) -> CurateReport:
     started = time.monotonic()
     plan = make_plan(config)
     num_bytes = sum(size for ref in plan.refs for size, _ in ref.stamp)
-    with (
-        claimed(config.out, config.identity()) as stages,
-        open_pool(config.num_workers(num_bytes), config.scheduler) as pool,
-    ):
+    with at_work(config, num_bytes) as (stages, pool):
         scenes, rejected = run_check(plan, stages, pool)
         rows = run_slice(plan, scenes, stages, pool)
         rows = run_divide(plan, [*rows, *rejected])
@@ -98,9 +95,7 @@ def run(config: CurateConfig) -> CurateReport:
             official=plan.split_by == "table",
             seconds=time.monotonic() - started,
         )
-        write_card(config.out / "card.json", report, rows, metas, config.identity())
-        # The manifest comes last: where it is, everything else is.
-        write_manifest(config.out / "manifest.parquet", rows)
+        conclude(config, report, rows, metas)
     show(report)
     refuse_broken(report, config)
     return report

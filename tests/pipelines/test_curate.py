@@ -130,7 +130,7 @@ if moment == "writing":
         return append(writer, name, sample)
     store.StoreWriter._stored = stored
 if moment == "manifest":
-    import mimkit.pipelines.curate.run as module
+    import mimkit.pipelines.curate.base as module
     module.write_manifest = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
 run(CurateConfig(sources=(Path(sys.argv[1]),), out=Path(sys.argv[2]), sensor="landsat8-oli",
                  size=32, cell_km=2.0, workers=0))

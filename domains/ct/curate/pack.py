@@ -5,9 +5,8 @@ Rows of a store are the kept crops sorted by id, so its bytes depend on the set 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import numpy as np
 
 from ....core.errors import UsageError
 from ....datasets.errors import DataError
-from ....datasets.manifest import KEPT, ManifestRow
+from ....datasets.manifest import ManifestRow
 from ....datasets.samples import UNLABELLED, Sample
 from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
 from ....datasets.volume_geometry import NETWORK_CODES, Spacing
-from ...curation.packing import shard_bytes, shards
+from ...curation.packing import fingerprint, kept_in_order, placed, shard_bytes, shards
 from ...curation.records import StageResult
 from ..normalise import BAND, UNITS
 from .cut import crop, cut_voxels, volume_id
@@ -96,22 +95,15 @@ def place(
     Returns:
         All rows, kept ones with store and row; and the meta data of the store by its folder.
     """
-    kept = sorted((row for row in rows if row.status == KEPT), key=lambda row: row.id)
+    kept = kept_in_order(rows)
     if not kept:
         return list(rows), {}
     meta = _meta(kept, params)
-    placed = {
-        row.id: replace(row, store_group=meta.group_name, row=number, stage="pack")
-        for number, row in enumerate(kept)
-    }
-    return [placed.get(row.id, row) for row in rows], {meta.group_name: meta}
+    return placed(rows, [(meta, kept)]), {meta.group_name: meta}
 
 
 def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
     size, spacing = params.read.size, params.read.spacing or common_spacing(members)
-    digest = hashlib.sha256(repr(params.classes).encode())
-    for row in members:
-        digest.update(f"{row.id} {row.sha} {row.split}\n".encode())
     total = len(members) * int(np.prod(size)) * np.dtype(_DTYPE).itemsize
     return StoreMeta(
         domain="ct",
@@ -126,7 +118,7 @@ def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
         units=UNITS,
         seed=params.seed,
         classes=params.classes,
-        fingerprint=digest.hexdigest()[:32],
+        fingerprint=fingerprint(members, params.classes),
         facts={
             "spacing": None if spacing is None else list(spacing),
             "window": list(params.read.window),

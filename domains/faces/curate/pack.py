@@ -5,19 +5,18 @@ Rows of a store are the kept faces sorted by id, so its bytes depend on the set 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from ....core.masking.facial import CLASSES
 from ....datasets.errors import DataError
 from ....datasets.geometry import Transform
-from ....datasets.manifest import KEPT, ManifestRow
+from ....datasets.manifest import ManifestRow
 from ....datasets.samples import Sample
 from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
-from ...curation.packing import shard_bytes, shards
+from ...curation.packing import fingerprint, kept_in_order, placed, shard_bytes, shards
 from ...curation.records import StageResult
 from ..detect import POINTS, Points, face_from_box
 from ..normalise import BANDS, SCALE, SENSOR, UNITS, Statistics
@@ -98,25 +97,15 @@ def place(
     Returns:
         All rows, kept ones with store and row; and the meta data of the store by its folder.
     """
-    kept = sorted((row for row in rows if row.status == KEPT), key=lambda row: row.id)
+    kept = kept_in_order(rows)
     if not kept:
         return list(rows), {}
     meta = _meta(kept, params)
-    numbers = {row.id: number for number, row in enumerate(kept)}
-    placed = [
-        replace(row, store_group=meta.group_name, row=numbers[row.id], stage="pack")
-        if row.id in numbers
-        else row
-        for row in rows
-    ]
-    return placed, {meta.group_name: meta}
+    return placed(rows, [(meta, kept)]), {meta.group_name: meta}
 
 
 def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
     size = (params.how.crop.size, params.how.crop.size)
-    digest = hashlib.sha256(repr((params.regions, params.statistics)).encode())
-    for row in members:
-        digest.update(f"{row.id} {row.sha} {row.split}\n".encode())
     total = len(members) * len(BANDS) * size[0] * size[1]
     facts = {
         **params.how.facts(),
@@ -136,7 +125,7 @@ def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
         shard=samples_per_shard(len(BANDS), size, _DTYPE, shard_bytes(total)),
         units=UNITS,
         seed=params.seed,
-        fingerprint=digest.hexdigest()[:32],
+        fingerprint=fingerprint(members, (params.regions, params.statistics)),
         regions=() if params.regions.kind == NO_REGIONS else CLASSES,
         facts=facts,
     )

@@ -5,19 +5,18 @@ Rows of a store are the kept tiles sorted by id, so its bytes depend on the set 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from ....datasets.errors import DataError
-from ....datasets.manifest import KEPT, ManifestRow
+from ....datasets.manifest import ManifestRow
 from ....datasets.samples import Sample
 from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
-from ...curation.packing import shard_bytes, shards
+from ...curation.packing import fingerprint, kept_in_order, placed, shard_bytes, shards
 from ...curation.records import StageResult
 from .labels import LabelPlan, SceneLabels
 from .records import SceneFacts
@@ -81,25 +80,18 @@ def place(
     Returns:
         All rows, kept ones with store and row; and the meta data of each store by its folder.
     """
-    kept = sorted((r for r in rows if r.status == KEPT), key=lambda r: r.id)
-    metas: dict[str, StoreMeta] = {}
-    placed: dict[str, ManifestRow] = {}
     by_dtype: dict[str, list[ManifestRow]] = {}
-    for row in kept:
+    for row in kept_in_order(rows):
         by_dtype.setdefault(scenes[scene_id(row)].dtype, []).append(row)
-    for members in by_dtype.values():
-        meta = _meta(members, scenes[scene_id(members[0])], params)
-        metas[meta.group_name] = meta
-        for number, row in enumerate(members):
-            placed[row.id] = replace(row, store_group=meta.group_name, row=number, stage="pack")
-    return [placed.get(row.id, row) for row in rows], metas
+    stores = [
+        (_meta(members, scenes[scene_id(members[0])], params), members)
+        for members in by_dtype.values()
+    ]
+    return placed(rows, stores), {meta.group_name: meta for meta, _ in stores}
 
 
 def _meta(members: Sequence[ManifestRow], facts: SceneFacts, params: PackParams) -> StoreMeta:
     size = (params.size, params.size)
-    digest = hashlib.sha256(repr(params.labels).encode())
-    for row in members:
-        digest.update(f"{row.id} {row.sha} {row.split}\n".encode())
     sample_bytes = len(params.bands) * params.size**2 * np.dtype(facts.dtype).itemsize
     total = len(members) * sample_bytes
     return StoreMeta(
@@ -116,7 +108,7 @@ def _meta(members: Sequence[ManifestRow], facts: SceneFacts, params: PackParams)
         units=params.units,
         seed=params.seed,
         classes=params.labels.classes if params.labels else (),
-        fingerprint=digest.hexdigest()[:32],
+        fingerprint=fingerprint(members, params.labels),
     )
 
 
