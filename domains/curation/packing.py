@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ...datasets.manifest import KEPT, ManifestRow
@@ -51,6 +51,25 @@ def placed(
         for number, row in enumerate(members)
     }
     return [found.get(row.id, row) for row in rows]
+
+
+def into_one(
+    rows: Sequence[ManifestRow], make_meta: Callable[[Sequence[ManifestRow]], StoreMeta]
+) -> tuple[list[ManifestRow], dict[str, StoreMeta]]:
+    """Put all kept samples into one store.
+
+    Args:
+        rows: of a manifest.
+        make_meta: says what the samples, in their order, have in common.
+
+    Returns:
+        All rows, kept ones with store and row; and the meta data of the store by its folder.
+    """
+    kept = kept_in_order(rows)
+    if not kept:
+        return list(rows), {}
+    meta = make_meta(kept)
+    return placed(rows, [(meta, kept)]), {meta.group_name: meta}
 
 
 def shards(

@@ -16,7 +16,7 @@ from ....datasets.geometry import Transform
 from ....datasets.manifest import ManifestRow
 from ....datasets.samples import Sample
 from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
-from ...curation.packing import fingerprint, kept_in_order, placed, shard_bytes, shards
+from ...curation.packing import fingerprint, into_one, shard_bytes, shards
 from ...curation.records import StageResult
 from ..detect import POINTS, Points, face_from_box
 from ..normalise import BANDS, SCALE, SENSOR, UNITS, Statistics
@@ -92,16 +92,8 @@ class PackUnit:
 def place(
     rows: Sequence[ManifestRow], params: PackParams
 ) -> tuple[list[ManifestRow], dict[str, StoreMeta]]:
-    """Decide which row of the store every kept face goes to.
-
-    Returns:
-        All rows, kept ones with store and row; and the meta data of the store by its folder.
-    """
-    kept = kept_in_order(rows)
-    if not kept:
-        return list(rows), {}
-    meta = _meta(kept, params)
-    return placed(rows, [(meta, kept)]), {meta.group_name: meta}
+    """Decide which row of the store every kept face goes to; see `into_one`."""
+    return into_one(rows, lambda kept: _meta(kept, params))
 
 
 def _meta(members: Sequence[ManifestRow], params: PackParams) -> StoreMeta:
