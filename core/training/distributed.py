@@ -8,6 +8,8 @@ everything here is free then.
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from torch import Tensor
 from ..errors import UsageError, UserError
 
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+_MET = threading.Event()  # whether this process has met others
 # What torch says when another process has gone; its libraries raise plain RuntimeError for it.
 _LOST = ("gloo", "nccl", "connection", "socket", "timed out", "peer", "store")
 
@@ -174,6 +177,7 @@ def join(
     """
     if dist.is_initialized() or (ranks.world == 1 and not alone_too):
         return
+    _MET.set()
     backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -191,6 +195,29 @@ def leave() -> None:
     """Take leave of the other processes, after all have done their work."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end_process(code: int | str | None) -> None:
+    """End this process at once if it ever met others; returns otherwise.
+
+    The threads of torch's gloo give up the tensors of an exchange after whoever waited for it has
+    gone on. When Python is already taking itself down by then, the thread is ended in the middle of
+    that and takes the process with it (SIGABRT), and a launcher reports a run as failed whose work
+    is done. So nothing is taken down: threads that write are waited for, what was said is flushed.
+
+    Args:
+        code: what the process was going to end with; a text is printed and stands for 1.
+    """
+    if not _MET.is_set():
+        return
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def launched() -> Ranks:

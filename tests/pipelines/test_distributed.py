@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,38 @@ def forget_from(run: Path, step: int) -> None:
     for path in (run / "checkpoints").iterdir():
         if int(path.name.removeprefix("step-")) > step:
             shutil.rmtree(path)
+
+
+ENDING = """
+import sys, threading, time
+from pathlib import Path
+import torch
+from mimkit.core.training.distributed import ALONE, end_process, join
+
+end_process(9)  # met nobody: returns
+if sys.argv[2] == "met":
+    join(ALONE, torch.device("cpu"), alone_too=True)
+
+def write():
+    time.sleep(0.5)
+    Path(sys.argv[1]).write_text("whole")
+
+threading.Thread(target=write).start()
+print("said", end="")
+end_process(3)
+sys.exit(4)
+"""
+
+
+@pytest.mark.parametrize(("met", "code"), [("met", 3), ("alone", 4)])
+def test_a_process_of_a_group_ends_without_taking_python_down(
+    tmp_path: Path, met: str, code: int
+) -> None:
+    """Gloo's threads would be ended halfway otherwise, and SIGABRT would end a run that is done."""
+    command = [sys.executable, "-c", ENDING, str(tmp_path / "state"), met]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (code, "said"), done.stderr
+    assert (tmp_path / "state").read_text() == "whole"
 
 
 LAUNCHED = {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"}

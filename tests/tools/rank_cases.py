@@ -23,7 +23,7 @@ from mimkit.core.grid import Grid
 from mimkit.core.methods import MethodConfig, build
 from mimkit.core.noise import Noise
 from mimkit.core.training.deepspeed_config import Sharding, Stage
-from mimkit.core.training.distributed import ALONE, Ranks, join, launched, leave
+from mimkit.core.training.distributed import ALONE, Ranks, end_process, join, launched, leave
 from mimkit.core.training.engine import (
     Engine,
     NonFiniteLossError,
@@ -192,3 +192,4 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     main(Path(sys.argv[1]))
+    end_process(0)
