@@ -16,7 +16,7 @@ from .progress import say
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Describe what is at a path: scenes, a curated store, a model, a run, or a file of weights.
+    """Describe what is at a path: scenes, volumes, a curated store, a model, a run, or weights.
 
     Nothing is changed and no code from a file is run. The exit code is 1 when something is wrong
     with what is there.
@@ -83,7 +83,7 @@ def _remedy(path: Path) -> str:
         return f"it is a part of {parent}: inspect that"
     if path.suffix in (".yaml", ".yml"):
         return "`mimkit recipe show` tells about a recipe"
-    return "give a scene, a curated store, a model, a run or a file of weights"
+    return "give a scene, a volume, a curated store, a model, a run or a file of weights"
 
 
 def _folder(path: Path, array_spec: Path | None) -> Description | None:
@@ -101,7 +101,7 @@ def _folder(path: Path, array_spec: Path | None) -> Description | None:
         return describe_model(path)
     if is_curated(path):
         return describe_store(path)
-    return describe_scenes(path, array_spec)
+    return describe_scenes(path, array_spec) or _volumes(path)
 
 
 def _file(path: Path, array_spec: Path | None) -> Description | None:
@@ -116,4 +116,10 @@ def _file(path: Path, array_spec: Path | None) -> Description | None:
         from .inspecting.scenes import describe_scenes
 
         return describe_scenes(path, array_spec)
-    return None
+    return _volumes(path)
+
+
+def _volumes(path: Path) -> Description | None:
+    from .inspecting.volumes import describe_volumes
+
+    return describe_volumes(path)

@@ -29,7 +29,8 @@ class Description:
     """What is known about a path.
 
     Attributes:
-        kind: "scene", "scenes", "store", "model", "run", "state" or "weights".
+        kind: "scene", "scenes", "volume", "volumes", "labels", "store", "model", "run", "state" or
+            "weights".
         path: what was looked at.
         summary: the whole in one sentence.
         facts: what there is one of, by name.
