@@ -15,6 +15,7 @@ Part = Literal[
     "mae3d",
     "selective",
     "methods",
+    "train",
     "loader",
     "predict",
     "encoder-memory",
@@ -39,8 +40,9 @@ class BenchmarkConfig:
     """Parts to measure, all when none is named. `mae`: a training step of MAE beside the same step
     built on lightly's modules (`pip install 'mimkit[bench]'`). `mae3d`: the same of volumes beside
     MONAI's MaskedAutoEncoderViT. `selective`: a step of SelectiveMAE beside one of MAE. `methods`:
-    a step of every method beside one of MAE with an equal encoder. `loader`: random samples of a
-    store beside zarr-python. `predict`: peak memory of `mimkit predict` on a large synthetic scene.
+    a step of every method beside one of MAE with an equal encoder. `train`: a step with the plain
+    engine, compiled, and with every stage of DeepSpeed. `loader`: random samples of a store beside
+    zarr-python. `predict`: peak memory of `mimkit predict` on a large synthetic scene.
     `encoder-memory`: what the encoder keeps for its backward pass at several mask ratios.
     `region-masks`: masks that follow facial regions, beside a loop over images. `fsfm`: a step of
     FSFM beside the same losses with an encoder pass for each. `faces`: stages of curating faces.

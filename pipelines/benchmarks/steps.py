@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from ...core.batch import Batch, Progress
 from ...core.grid import Grid
 from ...core.methods import DecoderConfig, EncoderConfig, MethodConfig, build
 from ...core.noise import Noise
-from ...core.training.engine import PlainEngine
+from ...core.training.deepspeed_config import Sharding, Stage
+from ...core.training.engine import Engine, PlainEngine
 from ...core.training.flops import training_flops
 from ...core.training.optim import OptimConfig, resolved_lr
 from .memory import in_child, peak_resident, resident, saved_bytes
@@ -152,10 +153,14 @@ class Ours:
     Attributes:
         name: what tables call it.
         config: the method.
+        compile: compile its blocks.
+        stage: of DeepSpeed's ZeRO; None trains with the plain engine.
     """
 
     name: str
     config: MethodConfig
+    compile: bool = False
+    stage: Stage | None = None
 
     def check(self) -> None:
         """Everything is there: nothing to import."""
@@ -170,10 +175,19 @@ class Ours:
         grid = work.grid_of(self.config.encoder.patch_size)
         method, images = build(self.config, grid), work.images()
         batch = Batch(images, None, torch.arange(len(images), device=work.device))
-        return engine_step(method, batch, work, training_flops(method).training)
+        flops = training_flops(method).training
+        return engine_step(method, batch, work, flops, compile=self.compile, stage=self.stage)
 
 
-def engine_step(model: nn.Module, batch: Batch, work: Workload, flops: int) -> Step:
+def engine_step(
+    model: nn.Module,
+    batch: Batch,
+    work: Workload,
+    flops: int,
+    *,
+    compile: bool = False,
+    stage: Stage | None = None,
+) -> Step:
     """Return a step of a pre-training method, or of what computes its losses, on one batch.
 
     Args:
@@ -181,10 +195,17 @@ def engine_step(model: nn.Module, batch: Batch, work: Workload, flops: int) -> S
         batch: on the device of `work`.
         work: tells the device.
         flops: of one image in a step, by formula.
+        compile: compile its blocks.
+        stage: of DeepSpeed's ZeRO, in this one process; None trains with the plain engine.
     """
-    engine = PlainEngine(
-        model, OPTIM, batch_size=work.batch_size, num_epochs=_NUM_EPOCHS, device=work.device
-    )
+    options: dict[str, Any] = {"batch_size": work.batch_size, "num_epochs": _NUM_EPOCHS}
+    options |= {"device": work.device, "compile": compile}
+    if stage is None:
+        engine: Engine = PlainEngine(model, OPTIM, **options)
+    else:
+        from ...core.training.engine_deepspeed import DeepSpeedEngine
+
+        engine = DeepSpeedEngine(model, OPTIM, sharding=Sharding(stage=stage), **options)
     noise = Noise(0, work.device)
 
     def run() -> Tensor:
