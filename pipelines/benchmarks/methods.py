@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 from statistics import fmean
 
 import torch
@@ -102,7 +104,8 @@ def make_trials(work: Workload, encoder: EncoderConfig) -> tuple[list[Trial], li
             config = sized(name, encoder, work)
             twin = mae_of(config, work)
             if name != "mae":
-                Ours(name, config).build(replace(work, batch_size=2)).run()
+                num = max(2, multiple_of([config], work))
+                Ours(name, config).build(replace(work, batch_size=num)).run()
         except UserError as error:
             problems.append(f"Not measured: {name} ({error})")
             say(problems[-1])
@@ -176,11 +179,17 @@ def step_flops(config: MethodConfig, work: Workload) -> int:
 
 def fitted(twin: MAEConfig, sides: list[Ours], work: Workload) -> Workload:
     """Return work with fewer images where a step would take too long on a CPU."""
+    multiple = multiple_of([side.config for side in sides], work)
     if torch.device(work.device).type != "cpu":
-        return work
+        return replace(work, multiple=multiple)
     costs = [step_flops(config, work) for config in (twin, *(side.config for side in sides))]
-    num = max(1, min(work.batch_size, int(STEP_GFLOP * 1e9 / fmean(costs))))
-    return replace(work, batch_size=num)
+    num = min(work.batch_size, int(STEP_GFLOP * 1e9 / fmean(costs)))
+    return replace(work, batch_size=max(num // multiple, 1) * multiple, multiple=multiple)
+
+
+def multiple_of(configs: Sequence[MethodConfig], work: Workload) -> int:
+    """Return what the batch of a step has to be a multiple of, where images are mixed."""
+    return lcm(*(on_meta(config, work).batch_multiple for config in configs))
 
 
 def run_trial(trial: Trial, seconds: float) -> tuple[list[dict[str, Cell]], dict[str, float]]:

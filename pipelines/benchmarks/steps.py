@@ -39,6 +39,7 @@ class Workload:
         device: where it is done.
         num_threads: CPU threads of torch.
         rank: axes of an image, all of one length.
+        multiple: images that a batch has to be a multiple of.
     """
 
     batch_size: int = 16
@@ -48,6 +49,7 @@ class Workload:
     device: str = "cpu"
     num_threads: int = 1
     rank: int = 2
+    multiple: int = 1
 
     @property
     def grid(self) -> Grid:
@@ -233,7 +235,7 @@ def _peak_growth(sides: Sequence[Side], place: int, work: Workload, num_steps: i
     torch.set_num_threads(work.num_threads)
     for side in sides:
         side.check()
-        side.small().build(replace(work, batch_size=1)).run()
+        side.small().build(replace(work, batch_size=work.multiple)).run()
     before = resident()
     if torch.device(work.device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(work.device)

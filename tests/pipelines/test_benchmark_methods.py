@@ -131,6 +131,17 @@ def test_methods_beside_mae_are_a_table(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert any("2.1 times the throughput" in note for note in part["notes"])
 
 
+def test_images_that_are_mixed_with_each_other_fill_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(methods, "STEP_GFLOP", 1e6)
+    sides = [Ours(name, methods.sized(name, ENCODER, IMAGES)) for name in ("mixedae", "mae")]
+    assert methods.multiple_of([side.config for side in sides], IMAGES) == 4
+    for wanted, fits in [(16, 16), (6, 4), (1, 4)]:
+        work = methods.fitted(MAEConfig(encoder=ENCODER), sides, replace(IMAGES, batch_size=wanted))
+        assert (work.batch_size, work.multiple) == (fits, 4)
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_encoder_gets_a_twin_of_equal_cost(name: str) -> None:
     work = Workload(image_size=128)
