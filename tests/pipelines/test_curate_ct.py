@@ -171,6 +171,12 @@ def test_headers_that_name_people_are_refused_and_never_stored(tmp_path: Path) -
             assert not any(word in content for word in (b"Doe^", b"Roe^", b"ID-Doe"))
 
 
+def test_the_source_may_be_the_folder_of_one_series(tmp_path: Path) -> None:
+    write_ct_series(tmp_path / "P0" / "image", body(0)[0])
+    rows = curate(tmp_path / "P0" / "image", tmp_path / "out", allow_identified=True, labels="none")
+    assert kept(rows)
+
+
 def test_a_copy_in_another_format_is_found(tmp_path: Path) -> None:
     write_patient(tmp_path / "all" / "P0", 0)
     write_patient(tmp_path / "all" / "P1", 1)

@@ -158,6 +158,8 @@ def _reference(source: VolumeSource, root: Path) -> VolumeRef:
 def _place(ref: VolumeRef, refs: dict[str, VolumeRef], root: Path) -> str:
     """Return who a volume is of, by its place: its folder, or its file where several share one."""
     folder = Path(ref.uri).parent
+    if Path(ref.uri) == root:  # the source is the folder of one series
+        return f"{folder.name}/{root.name}"
     if folder == root or not root.is_dir():
         return f"{root.name}/{Path(ref.uri).name}"
     shared = Counter(Path(other.uri).parent for other in refs.values())
