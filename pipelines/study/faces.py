@@ -270,4 +270,13 @@ generated ones look like portraits of many cameras), the resolution of the sourc
 StyleGAN3, about 265 of SFHQ in a JPEG mosaic, about 150 of a face in Caltech), and the age of the
 pictures. The 16x16 ridge shows how far such hints alone lead: a detector that is not clearly above
 it has not shown that it sees traces of a generator. Figures on so few people do not carry over to
-other cameras."""
+other cameras.
+
+### Reading the identity columns
+
+ORL shows its people from the front before one dark background: pictures of one person share hair,
+outline and mostly light, and grey values of 16x16 pixels keep just that, which an encoder of one
+minute does not improve on. Pre-training that fills in hidden patches spends its features on texture; a linear
+probe, which may choose directions, still gains from it, while the nearest neighbour weighs all
+directions alike and does not. What FSFM adds for identity, that several views of one face agree,
+needs far more people than are pre-trained on here."""
