@@ -14,6 +14,7 @@ the diagonal of the volume, the largest distance that there could be.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -95,7 +96,10 @@ def surface_distances(
     from monai.metrics.utils import get_edge_surface_distance
 
     masks = torch.from_numpy(predicted), torch.from_numpy(truth)
-    _, found, _ = get_edge_surface_distance(*masks, spacing=list(spacing), symmetric=True)
+    with warnings.catch_warnings():
+        # MONAI 1.5 warns of an argument that it passes itself.
+        warnings.simplefilter("ignore", FutureWarning)
+        _, found, _ = get_edge_surface_distance(*masks, spacing=list(spacing), symmetric=True)
     there, back = found[0], found[-1]
     return there.numpy(), back.numpy()
 
