@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...core.heads.task import LoadedTask, load_task
 from ...core.objectives.labels import IGNORED
 from ...domains.domain import get_domain
 from ..features import collect
+from ..groups import names_of
 from ..labelled import TaskData, open_task_data
 from ..stores import OpenGroup
 from .blocks import Block, Cell, Gallery, Picture, Table, Text
@@ -109,7 +110,14 @@ def _task_data(task: LoadedTask, group: OpenGroup, splits: Sequence[str]) -> Tas
     names: dict[str, str] = dict(zip(("train", "val", "test"), splits, strict=True))
     grid = task.model.encoder.grid
     size = task.config.image_size
-    return open_task_data(group, normaliser, task.config.task, grid, image_size=size, splits=names)
+    data = open_task_data(group, normaliser, task.config.task, grid, image_size=size, splits=names)
+    unseen = task.loaded.data.get("held_out")
+    if not unseen:
+        return data
+    # A model of a fold was trained on groups of all splits, also of the one that is called test.
+    rows = data.rows["train"]
+    out = np.isin(np.array(names_of(group, rows), dtype=str), list(unseen))
+    return replace(data, rows={**data.rows, "train": rows[~out], "test": rows[out]})
 
 
 def score_rows(task: LoadedTask, data: TaskData, device: torch.device) -> Answers:
