@@ -203,7 +203,8 @@ def end_process(code: int | str | None) -> None:
     The threads of torch's gloo give up the tensors of an exchange after whoever waited for it has
     gone on. When Python is already taking itself down by then, the thread is ended in the middle of
     that and takes the process with it (SIGABRT), and a launcher reports a run as failed whose work
-    is done. So nothing is taken down: threads that write are waited for, what was said is flushed.
+    is done. So nothing is taken down: our own threads that write are waited for, what was said is
+    flushed. Threads of pools of other libraries wait for a sign that only Python's end gives.
 
     Args:
         code: what the process was going to end with; a text is printed and stands for 1.
@@ -211,7 +212,7 @@ def end_process(code: int | str | None) -> None:
     if not _MET.is_set():
         return
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
+        if thread.name.startswith("mimkit-") and not thread.daemon:
             thread.join()
     if isinstance(code, str):
         print(code, file=sys.stderr)

@@ -117,6 +117,7 @@ def forget_from(run: Path, step: int) -> None:
 
 ENDING = """
 import sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import torch
 from mimkit.core.training.distributed import ALONE, end_process, join
@@ -129,7 +130,9 @@ def write():
     time.sleep(0.5)
     Path(sys.argv[1]).write_text("whole")
 
-threading.Thread(target=write).start()
+threading.Thread(target=write, name="mimkit-state-writer").start()
+pool = ThreadPoolExecutor(1)
+pool.submit(int).result()  # its thread waits for more work, until Python's end
 print("said", end="")
 end_process(3)
 sys.exit(4)
