@@ -274,7 +274,7 @@ other cameras.
 
 ### Reading the figures
 
-What is met is met on few faces: pre-training helps to tell a generator that the detector has not seen.
+What is met is met on few faces: pre-training helps with a generator that the detector has not seen.
 Over MAE the gain is smaller than its deviation, so that FSFM's own losses are not shown to matter,
 and on the generator that was seen neither is better than the ridge beyond the spread.
 
