@@ -83,5 +83,7 @@ def test_numbers_that_are_no_hounsfield_units_are_a_problem(look: Look, tmp_path
 
 
 def test_a_folder_without_volumes_says_what_it_takes(refused: Refused, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("nothing")
-    assert "a volume" in refused(tmp_path)
+    folder = tmp_path / "folder"  # what lies above it is this test's own
+    folder.mkdir()
+    (folder / "notes.txt").write_text("nothing")
+    assert "a volume" in refused(folder)

@@ -140,7 +140,7 @@ def test_a_state_from_any_step_continues_exactly(
     options = (*options, "--efficiency.checkpoint-every", "1", "--efficiency.keep", "100")
     whole = pretrain_tiny(dense_store, tmp_path / "whole", *options)
     states = sorted((whole / "checkpoints").iterdir())
-    assert len(states) >= 9
+    assert len(states) >= 5  # of 9 steps: one is passed over while a slow disk takes the one before
     for place in (0, 1, len(states) // 2, len(states) - 2):
         part = tmp_path / f"from{place}"
         shutil.copytree(whole, part)
