@@ -270,18 +270,4 @@ generated ones look like portraits of many cameras), the resolution of the sourc
 StyleGAN3, about 265 of SFHQ in a JPEG mosaic, about 150 of a face in Caltech), and the age of the
 pictures. The 16x16 ridge shows how far such hints alone lead: a detector that is not clearly above
 it has not shown that it sees traces of a generator. Figures on so few people do not carry over to
-other cameras.
-
-### Reading the figures
-
-What is met is met on few faces: pre-training helps with a generator that the detector has not seen.
-Over MAE the gain is smaller than its deviation, so that FSFM's own losses are not shown to matter,
-and on the generator that was seen neither is better than the ridge beyond the spread.
-
-Identity stays below the ridge with both probes. ORL shows its people from the front before one
-dark background: pictures of one person share hair, outline and mostly light, and grey values of
-16x16 pixels keep just that. A linear probe, which may choose directions, gains from pre-training
-over random weights; the nearest neighbour, which weighs all directions alike, does not. A likely
-cause, not measured here, is that one minute of filling in patches teaches texture first, and that
-agreement of views needs more people than these. Only the recipe on this page was run with five
-seeds; nothing else was tried."""
+other cameras."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import inspected
 import numpy as np
 import pytest
 import torch
@@ -21,16 +19,6 @@ from mimkit.datasets.store import StoreMeta, StoreWriter
 from mimkit.domains.domain import get_domain
 from mimkit.pipelines.cli import main
 from mimkit.pipelines.inspecting.description import as_text
-
-
-@pytest.fixture
-def look(capsys: pytest.CaptureFixture[str]) -> Look:
-    return partial(inspected.look, capsys)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    return partial(inspected.refused, capsys)
 
 
 def band(found: dict[str, Any], number: int) -> dict[str, Any]:

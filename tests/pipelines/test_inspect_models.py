@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from functools import partial
 from pathlib import Path
 
-import inspected
 import numpy as np
 import pytest
 import torch
@@ -43,16 +41,6 @@ RECIPE = Recipe(
     image_size=(8, 8),
     epochs=10,
 )
-
-
-@pytest.fixture
-def look(capsys: pytest.CaptureFixture[str]) -> Look:
-    return partial(inspected.look, capsys)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    return partial(inspected.refused, capsys)
 
 
 def model(path: Path, task: TaskConfig | None = None) -> Path:

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-import inspected
 import numpy as np
 import pytest
 from inspected import Look, Refused
 from tiny_volumes import geometry, hounsfield, write_ct_series, write_nifti_file
-
-
-@pytest.fixture
-def look(capsys: pytest.CaptureFixture[str]) -> Look:
-    return partial(inspected.look, capsys)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    return partial(inspected.refused, capsys)
-
 
 GRID = geometry((12, 10, 8))
 
