@@ -289,8 +289,13 @@ def about(config: FinetuneConfig, data: TaskData) -> dict[str, Any]:
     """Return what a model directory says about its labels."""
     said: dict[str, Any] = {"finetuned_on": data.describe(), "scratch": config.scratch}
     if config.folds is not None:  # evaluation has to know what the model did not see
-        said |= {"fold": f"{config.fold} of {config.folds}", "held_out": data.group_names("test")}
+        said |= {"fold": fold_name(config), "held_out": data.group_names("test")}
     return said
+
+
+def fold_name(config: FinetuneConfig) -> str:
+    """Return how a fold is called."""
+    return f"{config.fold} of {config.folds}"
 
 
 def finish(
@@ -304,7 +309,8 @@ def finish(
     """Score the test split, write scores and model, and say how it went."""
     model.eval()
     rows = data.rows["test"]
-    scored: dict[str, Any] = {"task": data.task, "split": config.test, "classes": data.classes}
+    split = config.test if config.folds is None else f"fold {fold_name(config)}"
+    scored: dict[str, Any] = {"task": data.task, "split": split, "classes": data.classes}
     scored["num_samples"] = len(rows)
     if len(rows):
         matrix = data.confusion(model, rows, config.batch_size)

@@ -7,7 +7,7 @@ seed alone, so it does not depend on the order of a store.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -51,9 +51,15 @@ def held_out(
     Raises:
         UsageError: when there are fewer groups than folds.
     """
-    names = names_of(group, rows)
-    folds = fold_of(names, num_folds, seed)
-    out = np.array([folds[name] == fold for name in names], dtype=np.bool_)
+    folds = fold_of(names_of(group, rows), num_folds, seed)
+    return without(group, rows, {name for name, place in folds.items() if place == fold})
+
+
+def without(
+    group: OpenGroup, rows: np.ndarray, names: Collection[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide rows into those of other groups and those of the groups that are named."""
+    out = np.array([name in names for name in names_of(group, rows)], dtype=np.bool_)
     return rows[~out], rows[out]
 
 

@@ -15,7 +15,7 @@ from ...core.heads.task import LoadedTask, load_task
 from ...core.objectives.labels import IGNORED
 from ...domains.domain import get_domain
 from ..features import collect
-from ..groups import names_of
+from ..groups import without
 from ..labelled import TaskData, open_task_data
 from ..stores import OpenGroup
 from .blocks import Block, Cell, Gallery, Picture, Table, Text
@@ -95,7 +95,7 @@ def answer_blocks(
         device: where the model runs.
     """
     task = load_task(model, device=device)
-    data = _task_data(task, group, facts_data["splits"])
+    data = shown_data(task, group, facts_data["splits"])
     answers = score_rows(task, data, device)
     if not len(answers.rows):
         return (Text("There are no labelled test images to show."),)
@@ -104,7 +104,8 @@ def answer_blocks(
     return (_gallery(task, data, answers.rows[chosen], labels, device),)
 
 
-def _task_data(task: LoadedTask, group: OpenGroup, splits: Sequence[str]) -> TaskData:
+def shown_data(task: LoadedTask, group: OpenGroup, splits: Sequence[str]) -> TaskData:
+    """Return the labels of a store, its test rows being those that the model did not see."""
     normaliser = get_domain(group.meta.domain).normaliser(task.normaliser)
     normaliser.check_bands(group.meta.bands, str(group.store.path))
     names: dict[str, str] = dict(zip(("train", "val", "test"), splits, strict=True))
@@ -115,9 +116,8 @@ def _task_data(task: LoadedTask, group: OpenGroup, splits: Sequence[str]) -> Tas
     if not unseen:
         return data
     # A model of a fold was trained on groups of all splits, also of the one that is called test.
-    rows = data.rows["train"]
-    out = np.isin(np.array(names_of(group, rows), dtype=str), list(unseen))
-    return replace(data, rows={**data.rows, "train": rows[~out], "test": rows[out]})
+    train, test = without(group, data.rows["train"], frozenset(unseen))
+    return replace(data, rows={**data.rows, "train": train, "test": test})
 
 
 def score_rows(task: LoadedTask, data: TaskData, device: torch.device) -> Answers:

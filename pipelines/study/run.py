@@ -73,8 +73,7 @@ mimkit evaluate --study {domain} --samples FOLDER --out docs/results --seeds {st
 ```
 {gap}
 FOLDER holds the public sample files that are named below. Finished pieces are kept: a killed
-study continues. Numbers are the mean ± sample deviation over {study.seeds} seeds. Settings
-were chosen on validation parts.
+study continues. Numbers are the mean ± sample deviation over {study.seeds} seeds.
 """
 
 

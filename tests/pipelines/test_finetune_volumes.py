@@ -14,6 +14,7 @@ from mimkit.core.heads.task import load_task
 from mimkit.datasets.order import balanced_order
 from mimkit.pipelines.cli import main
 from mimkit.pipelines.groups import fold_of, held_out, names_of, shuffled
+from mimkit.pipelines.reporting.tasks import shown_data
 from mimkit.pipelines.stores import open_group
 
 
@@ -51,7 +52,13 @@ def test_one_patient_trains_and_a_fold_is_held_out(
     assert said["fold"] == "1 of 3"
     assert len(said["held_out"]) == 2
     assert said["finetuned_on"].startswith("4 samples")
-    assert json.loads((run / "scores.json").read_text())["num_samples"] == 8
+    scores = json.loads((run / "scores.json").read_text())
+    assert (scores["num_samples"], scores["split"]) == (8, "fold 1 of 3")
+    facts = json.loads((run / "run.json").read_text())["data"]
+    group = open_group(store)
+    shown = shown_data(load_task(run / "model"), group, facts["splits"]).rows
+    assert sorted(set(names_of(group, shown["test"]))) == sorted(said["held_out"])
+    assert not set(names_of(group, shown["train"])) & set(said["held_out"])
 
 
 def test_folds_divide_the_patients_whatever_the_order() -> None:
