@@ -59,8 +59,8 @@ class Data:
     title: str
 
 
-CLOUDS = Data("clouds-within", 80, "Landsat-5 and Sentinel-2, six bands, test strips")
-LANDSAT8 = Data("landsat8", 60, "Landsat-8, three bands, test cells of 10 km")
+CLOUDS = Data("clouds-within", 640, "Landsat-5 and Sentinel-2, six bands, test strips")
+LANDSAT8 = Data("landsat8", 480, "Landsat-8, three bands, test cells of 10 km")
 DATA = (CLOUDS, LANDSAT8)
 
 
