@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +16,9 @@ from ...core.errors import UsageError
 from ...datasets.errors import DataError
 from ...datasets.manifest import ManifestRow, write_manifest
 from ...datasets.store import StoreMeta
+from ...domains.curation.dedup import measure_leakage
 from ...domains.curation.phash import MAX_THRESHOLD
-from .card import CurateReport, write_card
+from .card import CurateReport, show, summarise, write_card
 from .execute import Pool, claimed, open_pool
 
 _EFFICIENCY = ("out", "workers", "scheduler", "max_broken_share")
@@ -115,33 +116,79 @@ class CurateBase:
         return cores if num_bytes > 512 << 20 else 1
 
 
-@contextmanager
-def at_work(config: CurateBase, num_bytes: int) -> Iterator[tuple[Path, Pool]]:
-    """Hold the folder of a curation and yield where stages keep results, and who does the work.
+@dataclass(frozen=True, kw_only=True)
+class Curated:
+    """What the stages of a domain made of the sources.
+
+    Attributes:
+        rows: all rows of the manifest, kept ones with their places.
+        metas: stores by folder.
+        divided: rows of what was divided into parts, when that is not what was packed.
+        num_files: files found.
+        num_broken: files that were rejected as a whole.
+        official: whether the parts come from a table.
+        notes: what a reader of the card should know besides the counts.
+    """
+
+    rows: Sequence[ManifestRow]
+    metas: Mapping[str, StoreMeta]
+    divided: Sequence[ManifestRow] | None = None
+    num_files: int
+    num_broken: int
+    official: bool
+    notes: tuple[str, ...] = ()
+
+
+def carry_out(
+    config: CurateBase,
+    num_bytes: int,
+    work: Callable[[Path, Pool], Curated],
+    domain: str,
+    nouns: tuple[str, str],
+) -> CurateReport:
+    """Do the work of a curation in its folder, write card and manifest, and say what came out.
 
     Args:
         config: of the run.
         num_bytes: of the sources, by which the number of processes is chosen.
+        work: the stages; it is told where they keep results, and who does them.
+        domain: name of the domain.
+        nouns: what the domain calls files and samples.
+
+    Returns:
+        What was kept and rejected; it is also printed.
 
     Raises:
         UsageError: when another run is at work in the folder, or other settings made it.
+        DataError: when more than `max_broken_share` of the files are broken, or nothing is left;
+            everything has been written by then.
     """
+    started = time.monotonic()
     with (
         claimed(config.out, config.identity()) as stages,
         open_pool(config.num_workers(num_bytes), config.scheduler) as pool,
     ):
-        yield stages, pool
-
-
-def conclude(
-    config: CurateBase,
-    report: CurateReport,
-    rows: Sequence[ManifestRow],
-    metas: Mapping[str, StoreMeta],
-) -> None:
-    """Write the card and the manifest; where the manifest is, everything else is."""
-    write_card(config.out / "card.json", report, rows, metas, config.identity())
-    write_manifest(config.out / "manifest.parquet", rows)
+        done = work(stages, pool)
+        divided = done.rows if done.divided is None else done.divided
+        report = summarise(
+            done.rows,
+            done.metas,
+            measure_leakage(divided, config.hash_distance),
+            out=config.out,
+            num_scenes=done.num_files,
+            num_broken=done.num_broken,
+            official=done.official,
+            seconds=time.monotonic() - started,
+            domain=domain,
+            nouns=nouns,
+        )
+        report = replace(report, notes=(*report.notes, *done.notes))
+        write_card(config.out / "card.json", report, done.rows, done.metas, config.identity())
+        # Where the manifest is, everything else is.
+        write_manifest(config.out / "manifest.parquet", done.rows)
+    show(report)
+    refuse_broken(report, config)
+    return report
 
 
 def refuse_broken(report: CurateReport, config: CurateBase) -> None:

@@ -66,8 +66,8 @@ def summarise(
     num_broken: int,
     official: bool,
     seconds: float,
-    domain: str = "satellite",
-    nouns: tuple[str, str] = ("scenes", "tiles"),
+    domain: str,
+    nouns: tuple[str, str],
 ) -> CurateReport:
     """Count what was kept and rejected.
 

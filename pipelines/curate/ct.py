@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +15,13 @@ from ...domains.ct.curate.scan import Found, ScanParams, scan_sources
 from ...domains.ct.curate.volumes import ReadParams
 from ...domains.curation import dedup
 from ...domains.curation.tables import FileTable, read_table
-from .base import at_work, conclude, refuse_broken
-from .card import CurateReport, show, summarise
+from .base import Curated, carry_out
+from .card import CurateReport
 from .ct_config import CurateCtConfig
 from .execute import Pool, Stage, run_stage
 from .stores import write_stores
 
 __all__ = ["CurateCtConfig", "CurateReport", "run"]
-
-NOUNS = ("files", "crops")
 
 
 def run(config: CurateCtConfig) -> CurateReport:
@@ -41,7 +38,6 @@ def run(config: CurateCtConfig) -> CurateReport:
         DataError: when more than `max_broken_share` of the files are broken; everything has been
             written by then.
     """
-    started = time.monotonic()
     table = None
     if config.patients is not None:
         table = read_table(config.patients, "patient", field="patients")
@@ -54,29 +50,24 @@ def run(config: CurateCtConfig) -> CurateReport:
             labels=config.labels == "auto",
         ),
     )
-    num_bytes = sum(ref.stamp[0] for ref in found.refs)
-    with at_work(config, num_bytes) as (stages, pool):
+
+    def work(stages: Path, pool: Pool) -> Curated:
         volumes, rows = run_cut(config, found, stages, pool)
         volumes = divide.with_patients(volumes, table)
         divided = run_divide(config, volumes, table)
         rows = divide.apply_to_crops(rows, divided)
         rows, metas = run_pack(config, volumes, rows, stages, pool)
-        report = summarise(
-            rows,
-            metas,
-            dedup.measure_leakage(divided, config.hash_distance),
-            out=config.out,
-            num_scenes=num_files(found),
+        return Curated(
+            rows=rows,
+            metas=metas,
+            divided=divided,
+            num_files=num_files(found),
             num_broken=num_broken(rows, volumes),
             official=table is not None and bool(table.splits),
-            seconds=time.monotonic() - started,
-            domain="ct",
-            nouns=NOUNS,
         )
-        conclude(config, report, rows, metas)
-    show(report)
-    refuse_broken(report, config)
-    return report
+
+    num_bytes = sum(ref.stamp[0] for ref in found.refs)
+    return carry_out(config, num_bytes, work, "ct", ("files", "crops"))
 
 
 def num_files(found: Found) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -19,16 +18,14 @@ from ...domains.faces.curate.records import PictureRef, ref_id
 from ...domains.faces.curate.scan import Found, scan_sources
 from ...domains.faces.detections import make_detector
 from ...domains.faces.removal import erased_row, ref_digests
-from .base import at_work, conclude, refuse_broken
-from .card import CurateReport, show, summarise
+from .base import Curated, carry_out
+from .card import CurateReport
 from .execute import Pool, Stage, run_stage
 from .faces_config import CurateFacesConfig
 from .faces_remove import remembered, remove
 from .stores import write_stores
 
 __all__ = ["CurateFacesConfig", "CurateReport", "run"]
-
-NOUNS = ("files", "faces")
 
 
 def run(config: CurateFacesConfig) -> CurateReport | None:
@@ -48,32 +45,25 @@ def run(config: CurateFacesConfig) -> CurateReport | None:
     if config.remove is not None:
         remove(config.out, config.remove)
         return None
-    started = time.monotonic()
     found = without_removed(scan_sources(config.sources, config.scan()), config)
     if find_spec("av") is None and any(ref.kind == "video" for ref in found.refs):
         raise UsageError("sources", "hold videos, which need the package av", INSTALL)
-    num_bytes = sum(ref.stamp[0] for ref in found.refs)
-    with at_work(config, num_bytes) as (stages, pool):
+
+    def work(stages: Path, pool: Pool) -> Curated:
         rows = [*run_look(config, found.refs, stages, pool), *_stated(found.rows, config)]
         rows = run_divide(config, rows)
         rows, metas = run_pack(config, found.refs, rows, stages, pool)
-        report = summarise(
-            rows,
-            metas,
-            dedup.measure_leakage(rows, config.hash_distance),
-            out=config.out,
-            num_scenes=len(found.refs) + len(found.rows),
+        return Curated(
+            rows=rows,
+            metas=metas,
+            num_files=len(found.refs) + len(found.rows),
             num_broken=sum(row.status == UNREADABLE for row in rows),
             official=split_by(config, rows) == "table",
-            seconds=time.monotonic() - started,
-            domain="faces",
-            nouns=NOUNS,
+            notes=tuple(notes(rows)),
         )
-        report = replace(report, notes=(*report.notes, *notes(rows)))
-        conclude(config, report, rows, metas)
-    show(report)
-    refuse_broken(report, config)
-    return report
+
+    num_bytes = sum(ref.stamp[0] for ref in found.refs)
+    return carry_out(config, num_bytes, work, "faces", ("files", "faces"))
 
 
 def without_removed(found: Found, config: CurateFacesConfig) -> Found:

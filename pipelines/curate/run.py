@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +20,8 @@ from ...domains.satellite.curate.labels import (
 )
 from ...domains.satellite.curate.records import SceneFacts, SceneRef
 from ...domains.satellite.sensors import load_sensor
-from .base import at_work, conclude, refuse_broken
-from .card import CurateReport, show, summarise
+from .base import Curated, carry_out
+from .card import CurateReport
 from .config import CurateConfig
 from .execute import Pool, Stage, run_stage
 from .stores import write_stores
@@ -76,29 +75,23 @@ def run(config: CurateConfig) -> CurateReport:
         DataError: when more than `max_broken_share` of the scenes are broken; everything has been
             written by then.
     """
-    started = time.monotonic()
     plan = make_plan(config)
-    num_bytes = sum(size for ref in plan.refs for size, _ in ref.stamp)
-    with at_work(config, num_bytes) as (stages, pool):
+
+    def work(stages: Path, pool: Pool) -> Curated:
         scenes, rejected = run_check(plan, stages, pool)
         rows = run_slice(plan, scenes, stages, pool)
         rows = run_divide(plan, [*rows, *rejected])
         rows, metas = run_pack(plan, scenes, rows, stages, pool)
-        leakage = dedup.measure_leakage(rows, config.hash_distance)
-        report = summarise(
-            rows,
-            metas,
-            leakage,
-            out=config.out,
-            num_scenes=len(plan.refs),
-            num_broken=len({r.id for r in rows if r.id in {ref.id for ref in plan.refs}}),
+        return Curated(
+            rows=rows,
+            metas=metas,
+            num_files=len(plan.refs),
+            num_broken=len({row.id for row in rows} & {ref.id for ref in plan.refs}),
             official=plan.split_by == "table",
-            seconds=time.monotonic() - started,
         )
-        conclude(config, report, rows, metas)
-    show(report)
-    refuse_broken(report, config)
-    return report
+
+    num_bytes = sum(size for ref in plan.refs for size, _ in ref.stamp)
+    return carry_out(config, num_bytes, work, "satellite", ("scenes", "tiles"))
 
 
 def make_plan(config: CurateConfig) -> Plan:

@@ -6,32 +6,18 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from ...datasets.files import write_json
 from ...datasets.manifest import ManifestRow
 from ...datasets.store import Store, StoreMeta, StoreWriter
+from ...domains.curation.packing import PackUnit
 from .execute import Pool, Stage, result_path, run_stage
 
 _NORMALISER_SAMPLES = 20_000  # enough for means; more would only take time
 _CHUNK_SAMPLES = 64
-
-
-@runtime_checkable
-class ShardUnit(Protocol):
-    """Work of the stage that writes one shard."""
-
-    @property
-    def folder(self) -> str:
-        """Folder of the store."""
-        ...
-
-    @property
-    def shard(self) -> int:
-        """Number of the shard."""
-        ...
 
 
 def write_stores(
@@ -39,7 +25,7 @@ def write_stores(
     rows: Sequence[ManifestRow],
     metas: Mapping[str, StoreMeta],
     stage: Stage,
-    units: Sequence[ShardUnit],
+    units: Sequence[PackUnit[Any, Any]],
     stages: Path,
     pool: Pool,
 ) -> None:

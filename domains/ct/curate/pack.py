@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from ....core.errors import UsageError
-from ....datasets.errors import DataError
 from ....datasets.manifest import ManifestRow
 from ....datasets.samples import UNLABELLED, Sample
-from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
+from ....datasets.store import StoreMeta, samples_per_shard
 from ....datasets.volume_geometry import NETWORK_CODES, Spacing
-from ...curation.packing import fingerprint, into_one, shard_bytes, shards
+from ...curation import packing
+from ...curation.packing import fingerprint, into_one, shard_bytes
 from ...curation.records import StageResult
 from ..normalise import BAND, UNITS
 from .cut import crop, cut_voxels, volume_id
-from .records import Triple, VolumeFacts, VolumeRef
+from .records import Triple, VolumeFacts
 from .volumes import IGNORE, Loaded, ReadParams, VolumeRejectedError, checksum, class_table, load
 
 VERSION = 1
@@ -47,24 +46,14 @@ class PackParams:
 
 
 @dataclass(frozen=True)
-class PackUnit:
-    """One shard of the store.
+class CropCut:
+    """A crop that goes into a store: its first voxel in the volume, and its checksum."""
 
-    Attributes:
-        folder: of the store.
-        shard: number of the shard.
-        meta: of the store.
-        volumes: that crops come from.
-        names: (number, name) of the labels of each volume.
-        crops: (position in `volumes`, start, checksum) in the order of rows.
-    """
+    start: Triple
+    sha: str
 
-    folder: str
-    shard: int
-    meta: StoreMeta
-    volumes: tuple[VolumeRef, ...]
-    names: tuple[tuple[tuple[int, str], ...], ...]
-    crops: tuple[tuple[int, Triple, str], ...]
+
+PackUnit = packing.PackUnit[VolumeFacts, CropCut]
 
 
 def choose_classes(volumes: Mapping[str, VolumeFacts]) -> tuple[str, ...]:
@@ -138,19 +127,13 @@ def plan_units(
     metas: Mapping[str, StoreMeta],
 ) -> list[PackUnit]:
     """Return the shards of the store as units of work."""
-    units = []
-    for name, meta, shard, part in shards(rows, metas):
-        ids = list(dict.fromkeys(volume_id(row) for row in part))
-        number = {name: i for i, name in enumerate(ids)}
-        crops = tuple((number[volume_id(row)], _start(row), row.sha or "") for row in part)
-        refs = tuple(volumes[name].ref for name in ids)
-        names = tuple(volumes[name].names for name in ids)
-        units.append(PackUnit(str(out / name), shard, meta, refs, names, crops))
-    return units
-
-
-def _start(row: ManifestRow) -> Triple:
-    return row.front or 0, row.top or 0, row.left or 0
+    return packing.plan_units(
+        rows,
+        metas,
+        out,
+        lambda row: (volume_id(row), volumes[volume_id(row)]),
+        lambda row: CropCut((row.front or 0, row.top or 0, row.left or 0), row.sha or ""),
+    )
 
 
 def pack_shard(unit: PackUnit, params: PackParams) -> StageResult:
@@ -159,27 +142,24 @@ def pack_shard(unit: PackUnit, params: PackParams) -> StageResult:
     Raises:
         DataError: when a volume has changed since it was cut.
     """
-    writer = StoreWriter(unit.folder, unit.meta)
-    writer.write_shard(unit.shard, samples(unit, params))
-    return StageResult(counters={"packed": len(unit.crops)})
+    return packing.write_shard(unit, samples(unit, params))
 
 
 def samples(unit: PackUnit, params: PackParams) -> Iterator[Sample]:
     """Yield the samples of a shard in the order of their rows."""
-    for number, run in groupby(unit.crops, key=lambda crop: crop[0]):
-        ref = unit.volumes[number]
+    size = params.read.size
+    for volume, cuts in unit.by_source():
         try:
-            loaded = load(ref, params.read)
+            loaded = load(volume.ref, params.read)
         except VolumeRejectedError as rejected:
-            raise _changed(ref) from rejected
-        for _, start, sha in run:
-            voxels, body = cut_voxels(loaded, start, params.read.size)
-            if checksum(voxels, body) != sha:
-                raise _changed(ref)
+            raise packing.changed(volume.ref.uri) from rejected
+        for cut in cuts:
+            voxels, body = cut_voxels(loaded, cut.start, size)
+            if checksum(voxels, body) != cut.sha:
+                raise packing.changed(volume.ref.uri)
             labels = None
             if params.classes:
-                table = unit.names[number]
-                labels = crop_classes(loaded, table, params.classes, start, params.read.size)
+                labels = crop_classes(loaded, volume.names, params.classes, cut.start, size)
             yield Sample(voxels[None], body, labels)
 
 
@@ -197,8 +177,3 @@ def crop_classes(
     table = class_table(names, classes, int(numbers.max()))
     inside = crop(np.ones_like(loaded.body), start, size, 0)
     return np.where(inside, table[numbers], UNLABELLED).astype(np.uint8)
-
-
-def _changed(ref: VolumeRef) -> DataError:
-    remedy = "leave the sources alone and run the same command again"
-    return DataError(ref.uri, "changed while it was being curated", remedy)

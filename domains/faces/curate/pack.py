@@ -11,12 +11,12 @@ from itertools import groupby
 from pathlib import Path
 
 from ....core.masking.facial import CLASSES
-from ....datasets.errors import DataError
 from ....datasets.geometry import Transform
 from ....datasets.manifest import ManifestRow
 from ....datasets.samples import Sample
-from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
-from ...curation.packing import fingerprint, into_one, shard_bytes, shards
+from ....datasets.store import StoreMeta, samples_per_shard
+from ...curation import packing
+from ...curation.packing import fingerprint, into_one, shard_bytes
 from ...curation.records import StageResult
 from ..detect import POINTS, Points, face_from_box
 from ..normalise import BANDS, SCALE, SENSOR, UNITS, Statistics
@@ -54,7 +54,6 @@ class FaceCut:
     """A face that goes into the store.
 
     Attributes:
-        ref: position of its file in the unit.
         frame: number in a video, None in a photograph.
         transform: of the crop.
         box: of the face.
@@ -62,7 +61,6 @@ class FaceCut:
         sha: checksum that its crop must have.
     """
 
-    ref: int
     frame: int | None
     transform: Transform
     box: tuple[float, float, float, float]
@@ -70,23 +68,7 @@ class FaceCut:
     sha: str
 
 
-@dataclass(frozen=True)
-class PackUnit:
-    """One shard of the store.
-
-    Attributes:
-        folder: of the store.
-        shard: number of the shard.
-        meta: of the store.
-        refs: files that faces come from.
-        faces: in the order of rows.
-    """
-
-    folder: str
-    shard: int
-    meta: StoreMeta
-    refs: tuple[PictureRef, ...]
-    faces: tuple[FaceCut, ...]
+PackUnit = packing.PackUnit[PictureRef, FaceCut]
 
 
 def place(
@@ -130,23 +112,18 @@ def plan_units(
     metas: Mapping[str, StoreMeta],
 ) -> list[PackUnit]:
     """Return the shards of the store as units of work."""
-    units = []
-    for name, meta, shard, part in shards(rows, metas):
-        ids = list(dict.fromkeys(ref_id(row.id) for row in part))
-        number = {name: i for i, name in enumerate(ids)}
-        faces = tuple(_face(row, number[ref_id(row.id)]) for row in part)
-        files = tuple(refs[name] for name in ids)
-        units.append(PackUnit(str(out / name), shard, meta, files, faces))
-    return units
+    return packing.plan_units(
+        rows, metas, out, lambda row: (ref_id(row.id), refs[ref_id(row.id)]), _face
+    )
 
 
-def _face(row: ManifestRow, ref: int) -> FaceCut:
+def _face(row: ManifestRow) -> FaceCut:
     seen = row.measures
     assert row.transform is not None, "a face that was kept has been cut"
     frame = int(seen["frame"]) if "frame" in seen else None
     box = (seen["box_left"], seen["box_top"], seen["box_right"], seen["box_bottom"])
     points = tuple((seen[f"{name}_x"], seen[f"{name}_y"]) for name in POINTS)
-    return FaceCut(ref, frame, row.transform, box, points, row.sha or "")
+    return FaceCut(frame, row.transform, box, points, row.sha or "")
 
 
 def pack_shard(unit: PackUnit, params: PackParams) -> StageResult:
@@ -155,16 +132,12 @@ def pack_shard(unit: PackUnit, params: PackParams) -> StageResult:
     Raises:
         DataError: when a file has changed since it was looked at.
     """
-    writer = StoreWriter(unit.folder, unit.meta)
-    writer.write_shard(unit.shard, samples(unit, params))
-    return StageResult(counters={"packed": len(unit.faces)})
+    return packing.write_shard(unit, samples(unit, params))
 
 
 def samples(unit: PackUnit, params: PackParams) -> Iterator[Sample]:
     """Yield the samples of a shard in the order of their rows."""
-    for number, run in groupby(unit.faces, key=lambda face: face.ref):
-        ref = unit.refs[number]
-        faces = list(run)
+    for ref, faces in unit.by_source():
         frames = sorted({face.frame for face in faces if face.frame is not None})
         shown = pictures(ref, params.sampling, frames or None)
         for picture, cuts in zip(shown, _by_frame(faces), strict=False):
@@ -172,8 +145,7 @@ def samples(unit: PackUnit, params: PackParams) -> Iterator[Sample]:
             for face in cuts:
                 pixels, valid = prepare_face(image, face.transform, params.how)
                 if picture.frame != face.frame or pixel_hash(pixels, valid) != face.sha:
-                    remedy = "leave the sources alone and run the same command again"
-                    raise DataError(ref.path, "changed while it was being curated", remedy)
+                    raise packing.changed(ref.path)
                 found = face_from_box(face.box, 1.0, face.points)
                 size = params.how.crop.size
                 regions, _ = regions_of(ref, face.transform, found, image, params.regions, size)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from ....datasets.errors import DataError
 from ....datasets.manifest import ManifestRow
 from ....datasets.samples import Sample
-from ....datasets.store import StoreMeta, StoreWriter, samples_per_shard
-from ...curation.packing import fingerprint, kept_in_order, placed, shard_bytes, shards
+from ....datasets.store import StoreMeta, samples_per_shard
+from ...curation import packing
+from ...curation.packing import fingerprint, kept_in_order, placed, shard_bytes
 from ...curation.records import StageResult
 from .labels import LabelPlan, SceneLabels
 from .records import SceneFacts
@@ -49,22 +48,15 @@ class PackParams:
 
 
 @dataclass(frozen=True)
-class PackUnit:
-    """One shard of one store.
+class TileCut:
+    """A tile that goes into a store: its place in the scene, in pixels, and its checksum."""
 
-    Attributes:
-        folder: of the store.
-        shard: number of the shard.
-        meta: of the store.
-        scenes: scenes the tiles come from.
-        tiles: (position in `scenes`, top, left, checksum) in the order of rows.
-    """
+    top: int
+    left: int
+    sha: str
 
-    folder: str
-    shard: int
-    meta: StoreMeta
-    scenes: tuple[SceneFacts, ...]
-    tiles: tuple[tuple[int, int, int, str], ...]
+
+PackUnit = packing.PackUnit[SceneFacts, TileCut]
 
 
 def place(
@@ -119,14 +111,13 @@ def plan_units(
     metas: Mapping[str, StoreMeta],
 ) -> list[PackUnit]:
     """Return the shards of all stores as units of work."""
-    units = []
-    for name, meta, shard, part in shards(rows, metas):
-        ids = list(dict.fromkeys(scene_id(row) for row in part))
-        number = {name: i for i, name in enumerate(ids)}
-        tiles = tuple((number[scene_id(r)], r.top or 0, r.left or 0, r.sha or "") for r in part)
-        facts = tuple(scenes[name] for name in ids)
-        units.append(PackUnit(str(out / name), shard, meta, facts, tiles))
-    return units
+    return packing.plan_units(
+        rows,
+        metas,
+        out,
+        lambda row: (scene_id(row), scenes[scene_id(row)]),
+        lambda row: TileCut(row.top or 0, row.left or 0, row.sha or ""),
+    )
 
 
 def pack_shard(unit: PackUnit, params: PackParams) -> StageResult:
@@ -135,24 +126,19 @@ def pack_shard(unit: PackUnit, params: PackParams) -> StageResult:
     Raises:
         DataError: when a scene has changed since it was cut.
     """
-    writer = StoreWriter(unit.folder, unit.meta)
-    writer.write_shard(unit.shard, samples(unit, params))
-    return StageResult(counters={"packed": len(unit.tiles)})
+    return packing.write_shard(unit, samples(unit, params))
 
 
 def samples(unit: PackUnit, params: PackParams) -> Iterator[Sample]:
     """Yield the samples of a shard in the order of their rows."""
-    for number, run in groupby(unit.tiles, key=lambda tile: tile[0]):
-        facts = unit.scenes[number]
-        tiles = list(run)
+    for facts, cuts in unit.by_source():
         uri = scene_uri(facts.ref)
         labels = params.labels and SceneLabels(params.labels, uri, facts.geometry)
         with open_ref(facts.ref, params.array_spec) as scene:
-            starts = [(top, left) for _, top, left, _ in tiles]
-            cut = read_tiles(scene, facts, starts, params.size)
-            for tile, (_, top, left, checksum) in zip(cut, tiles, strict=True):
-                if tile.checksum() != checksum:
-                    remedy = "leave the sources alone and run the same command again"
-                    raise DataError(uri, "changed while it was being curated", remedy)
-                burnt = labels.burn(top, left, params.size, params.size) if labels else None
+            starts = [(cut.top, cut.left) for cut in cuts]
+            tiles = read_tiles(scene, facts, starts, params.size)
+            for tile, cut in zip(tiles, cuts, strict=True):
+                if tile.checksum() != cut.sha:
+                    raise packing.changed(uri)
+                burnt = labels.burn(cut.top, cut.left, *unit.meta.size) if labels else None
                 yield Sample(np.ascontiguousarray(tile.pixels), tile.valid, burnt)
