@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import cleandoc
 from typing import Any
 
 DEBUG = "--debug"
@@ -48,7 +49,7 @@ VERBS: dict[str, Verb] = {
     "curate": Verb(
         "curate.run",
         "CurateConfig",
-        "turn raw files into a store for training",
+        "turn scenes into a store for training",
         domains={
             "ct": Verb("curate.ct", "CurateCtConfig", "turn CT volumes into a store"),
             "faces": Verb("curate.faces", "CurateFacesConfig", "turn pictures of faces into one"),
@@ -175,19 +176,31 @@ def parse(name: str, verb: Verb, module: Any, words: list[str]) -> Any:
 
     defaults = getattr(module, "defaults", None)
     start = defaults(words) if defaults else None
+    config = getattr(module, verb.config)
     return tyro.cli(
-        getattr(module, verb.config),
+        config,
         args=words,
         prog=f"mimkit {name}",
+        description="\n\n".join([cleandoc(config.__doc__ or ""), *domain_forms(name, verb)]),
         config=(tyro.conf.AvoidSubcommands,),
         **({} if start is None else {"default": start}),
     )
 
 
+def domain_forms(name: str, verb: Verb) -> list[str]:
+    """Return, for each other domain of a verb, what to type and what it does."""
+    return [f"mimkit {name} {domain} --help: {form.help}." for domain, form in verb.domains.items()]
+
+
 def overview() -> str:
-    """Return the help of the program: every verb with one line."""
-    width = max(map(len, VERBS))
-    lines = [f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items()]
+    """Return the help of the program: every verb with one line, and its forms for domains."""
+    table = {
+        f"{name} {domain}".rstrip(): form.help
+        for name, verb in VERBS.items()
+        for domain, form in {"": verb, **verb.domains}.items()
+    }
+    width = max(map(len, table))
+    lines = [f"  {name:<{width}}  {text}" for name, text in table.items()]
     return "\n".join(
         [
             "mimkit: masked image modeling from raw files to maps.",
