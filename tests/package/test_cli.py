@@ -59,6 +59,12 @@ def test_options_reach_the_verb(ends_with: Callable[..., int]) -> None:
 @pytest.mark.parametrize(
     ("value", "code"), [(None, 0), (0, 0), (1, 1), (3, 3), (True, 0), ("a path", 0)]
 )
+def test_only_an_integer_is_an_exit_code(
+    value: object, code: int, ends_with: Callable[..., int]
+) -> None:
+    assert ends_with(lambda config: value) == code
+
+
 @pytest.mark.parametrize(
     ("verb", "domain"), [(v, d) for v in cli.VERBS for d in cli.VERBS[v].domains]
 )
@@ -71,12 +77,6 @@ def test_help_leads_to_the_forms_of_other_domains(
         shown = capsys.readouterr().out
         assert f"{verb} {domain}" in shown
         assert cli.VERBS[verb].domains[domain].help in shown
-
-
-def test_only_an_integer_is_an_exit_code(
-    value: object, code: int, ends_with: Callable[..., int]
-) -> None:
-    assert ends_with(lambda config: value) == code
 
 
 def test_defaults_may_depend_on_the_words(ends_with: Callable[..., int]) -> None:
