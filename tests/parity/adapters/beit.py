@@ -20,7 +20,7 @@ from mimkit.core.noise import FixedNoise
 from mimkit.core.reconstruction import pixel_head
 from mimkit.core.tokens import all_tokens, membership
 
-from .common import Case, gradient_norms, inputs, names, run_step
+from .common import Case, gradient_norms, inputs, names, run_step, unit_draws
 
 
 def build(case: Case, config: MethodConfig, patch: int) -> Method:
@@ -37,8 +37,9 @@ def build(case: Case, config: MethodConfig, patch: int) -> Method:
     return import_published(fill_state(case["state"]), config.name, config=config, grid=grid).method
 
 
-def beit_config(published: Mapping) -> BEiTConfig:
+def beit_config(case: Case) -> BEiTConfig:
     """Translate the encoder part of a SimMIM case's configuration."""
+    published = case["config"]
     shared, own = published["use_shared_rel_pos_bias"], published["use_rel_pos_bias"]
     return BEiTConfig(
         embed_dim=published["embed_dim"],
@@ -48,18 +49,11 @@ def beit_config(published: Mapping) -> BEiTConfig:
         mlp_ratio=float(published["mlp_ratio"]),
         relative_positions="shared" if shared else "block" if own else "none",
         absolute_positions=published["use_abs_pos_emb"],
-        layer_scale=published["init_values"] or None,
+        # A scale that starts at zero is one too.
+        layer_scale=0.1 if "encoder.blocks.0.gamma_1" in case["state"] else None,
         qkv_bias=published["qkv_bias"],
         drop_path=published["drop_path"],
     )
-
-
-def unit_draws(method: Method, noise: Tensor, unit: int) -> FixedNoise:
-    """Return a case's noise, by which the least is hidden, as ours, by which the least is seen."""
-    coarse = [-(-n // unit) for n in method.grid.shape]
-    if unit == 1:
-        return FixedNoise({"mask": -noise})
-    return FixedNoise({"unit": -noise.reshape(len(noise), 1, *coarse)})
 
 
 def every(method: Method, num: int) -> Tensor:
@@ -72,7 +66,7 @@ def run_simmim_vit(case: Case) -> dict[str, Tensor]:
     published, images = case["config"], inputs(case)["images"]
     unit = published["mask_patch_size"] // published["patch_size"]
     config = SimMIMViTConfig(
-        encoder=beit_config(published),
+        encoder=beit_config(case),
         mask_ratio=published["mask_ratio"],
         mask_unit=unit,
         as_published=True,

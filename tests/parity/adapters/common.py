@@ -67,6 +67,14 @@ def run_step(method: Method, images: Tensor, noise: FixedNoise, epoch: float = 0
     return output
 
 
+def unit_draws(method: Method, noise: Tensor, unit: int) -> FixedNoise:
+    """Return a case's noise, by which the least is hidden, as ours, by which the least is seen."""
+    coarse = [-(-n // unit) for n in method.grid.shape]
+    if unit == 1:
+        return FixedNoise({"mask": -noise})
+    return FixedNoise({"unit": -noise.reshape(len(noise), 1, *coarse)})
+
+
 def gradient_norms(method: Method, wanted: Mapping, published: Mapping[str, str], prefix: str):
     """Return the gradient norms a case asks for; `published` translates their names."""
     own = dict(method.named_parameters())

@@ -160,7 +160,7 @@ def localmim_swin(case: Case, *, released_places: bool) -> dict[str, Tensor]:
             depths=tuple(published["depths"]),
             num_heads=tuple(published["num_heads"]),
             window_size=published["window_size"],
-            square_windows=True,
+            square_windows=True,  # published constructors shrink them by min(grid)
             mlp_ratio=float(published["mlp_ratio"]),
             qkv_bias=published["qkv_bias"],
             patch_norm="encoder.patch_embed.norm.weight" in case["state"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
 from typing import Any
 
 import torch
@@ -15,12 +14,11 @@ from mimkit.core.encoders.swin import Swin, SwinConfig
 from mimkit.core.grid import Grid, unpatchify
 from mimkit.core.method import Method, Output
 from mimkit.core.methods import DataScalingConfig, SatVisionTOAConfig, SimMIMConfig
-from mimkit.core.noise import FixedNoise
 from mimkit.core.reconstruction import pixel_head
 from mimkit.core.targets.local_norm import LocalNormTarget
 from mimkit.core.tokens import all_tokens, membership
 
-from .common import Case, gradient_norms, inputs, names, run_step
+from .common import Case, gradient_norms, inputs, names, run_step, unit_draws
 
 
 def swin_config(published: Mapping, version: int) -> tuple[SwinConfig, int]:
@@ -39,7 +37,7 @@ def swin_config(published: Mapping, version: int) -> tuple[SwinConfig, int]:
         depths=tuple(published["depths"]),
         num_heads=tuple(published["num_heads"]),
         window_size=published["window_size"],
-        square_windows=True,
+        square_windows=True,  # published constructors shrink them by min(grid)
         version=2 if version == 2 else 1,
         mlp_ratio=float(published["mlp_ratio"]),
         qkv_bias=published["qkv_bias"],
@@ -64,12 +62,6 @@ def build(case: Case, kind: type, version: int, **options: Any) -> Method:
     grid = Grid.for_image(sides, encoder.patch_size, published["in_chans"])
     state = fill_state(case["state"])
     return import_published(state, config.name, config=config, grid=grid).method
-
-
-def draws(method: Method, noise: Tensor, unit: int) -> FixedNoise:
-    """Return a case's noise, by which the least is hidden, as ours, by which the least is seen."""
-    coarse = [ceil(n / unit) for n in method.grid.shape]
-    return FixedNoise({"mask": -noise, "unit": -noise.reshape(len(noise), 1, *coarse)})
 
 
 def images_of(method: Method, tokens: Tensor) -> Tensor:
@@ -107,7 +99,7 @@ def run_family(case: Case, kind: type, version: int, **options: Any) -> dict[str
     """Run a case of one of the methods."""
     given, method = inputs(case), build(case, kind, version, **options)
     unit = swin_config(case["config"], version)[1]
-    output = run_step(method, given["images"], draws(method, given["noise"], unit))
+    output = run_step(method, given["images"], unit_draws(method, given["noise"], unit))
     with torch.no_grad():
         return outputs(case, method, output)
 

@@ -20,6 +20,7 @@ from mimkit.core.grid import Grid
 from mimkit.core.masking.hard import HardMask
 from mimkit.core.method import Head, Method
 from mimkit.core.methods import DecoderConfig, DMJDConfig, HPMConfig, LUTConfig
+from mimkit.core.methods.dmjd import LossName
 from mimkit.core.noise import FixedNoise
 from mimkit.core.objectives.alignment import CrossViewAlignment
 from mimkit.core.objectives.ranking import absolute
@@ -91,8 +92,8 @@ NORMS: dict[str, Norm] = {"BN": "batch", "LN": "layer"}
 
 def lut_state(case: Case) -> dict[str, Tensor]:
     """Fill a case's weights and the teacher's running statistics, which its inputs describe."""
-    state = fill_state(case["state"])
-    for name in [n for n in state if re.fullmatch(r"ema/head\.\d+\.bias", n)]:
+    state, batch = fill_state(case["state"]), case["config"]["head_norm"] == "BN"
+    for name in [n for n in state if batch and re.fullmatch(r"ema/head\.\d+\.bias", n)]:
         stem, shape = name.removesuffix("bias"), tuple(state[name].shape)
         state[f"{stem}running_mean"] = 0.1 * fill(f"{stem}running_mean", shape, "normal")
         state[f"{stem}running_var"] = 0.5 + fill(f"{stem}running_var", shape, "uniform")
@@ -187,6 +188,11 @@ def triple(values: list, kind: type) -> tuple:
     return first, second, third
 
 
+def dmjd_loss(name: str) -> LossName:
+    """Return the loss of a name: the published code takes any other one for squared errors."""
+    return "smooth_l1" if name == "smooth_l1" else "l2"
+
+
 def dmjd_config(published: Mapping) -> DMJDConfig:
     """Translate a case's configuration."""
     return DMJDConfig(
@@ -204,8 +210,8 @@ def dmjd_config(published: Mapping) -> DMJDConfig:
         ),
         mask_ratio=published["mask_ratio"],
         unit=2 if published["mask_type"] == "block" else 1,
-        hidden_loss=published["mim_loss_type"],
-        visible_loss=published["vis_loss_type"],
+        hidden_loss=dmjd_loss(published["mim_loss_type"]),
+        visible_loss=dmjd_loss(published["vis_loss_type"]),
         visible_weight=published["theta"],
         as_published=True,
     )
