@@ -47,7 +47,8 @@ class LevelsConfig:
     """Cells with a smaller deviation (pixels) or mean gradient (HOG), in units of the normalised
     image, carry no weight."""
     as_published: bool = False
-    """Reproduce the released code: counts as floats give them, every cell trained on."""
+    """Reproduce the released code: counts as floats give them, every cell trained on, gradients by
+    a convolution."""
 
     @property
     def lr_factor(self) -> float:
@@ -114,7 +115,12 @@ def cell_target(config: LevelsConfig, cells: int, grid: Grid) -> Target:
     if config.target == "pixels":
         pixels = PixelTarget(config.norm_pix, config.floor)
         return pixels if cells == 1 else CellPixels(pixels, cells)
-    target = HogTarget(grid.patch[0] // cells, config.num_bins, noise_floor=config.floor)
+    target = HogTarget(
+        grid.patch[0] // cells,
+        config.num_bins,
+        noise_floor=config.floor,
+        convolved=config.as_published,
+    )
     return BiasedHogTarget(target) if config.hog_bias else target
 
 
@@ -122,7 +128,7 @@ def region_target(config: LevelsConfig, factor: int) -> RegionTarget:
     """Return the target of a level with several tokens per cell."""
     if config.target == "pixels":
         return RegionPixels(PixelTarget(config.norm_pix, config.floor), factor)
-    target = RegionHog(factor, config.num_bins, config.floor)
+    target = RegionHog(factor, config.num_bins, config.floor, config.as_published)
     return BiasedRegionHog(target) if config.hog_bias else target
 
 

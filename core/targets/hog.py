@@ -30,6 +30,7 @@ class HogTarget:
         noise_floor: a cell and channel whose mean gradient length is not above this carries no
             weight: normalising a histogram of almost nothing would turn noise into the target.
             Zero trains on every cell, as published.
+        convolved: see `gradients.sobel_convolved`.
     """
 
     cell: int = 8
@@ -37,6 +38,7 @@ class HogTarget:
     average: bool = True
     window: int | None = None
     noise_floor: float = 0.0
+    convolved: bool = False
 
     def out_dim(self, grid: Grid) -> int:
         """Return bins times channels times cells of a token."""
@@ -57,6 +59,7 @@ class HogTarget:
             average=self.average,
             window=self.window,
             bias=bias,
+            convolved=self.convolved,
         )
         rows, cols = context.grid.shape
         values = take(cells_to_tokens(cells, (rows, cols)), index)

@@ -125,11 +125,13 @@ class RegionHog:
         factor: tokens per side of a region.
         num_bins: orientation bins.
         noise_floor: see `HogTarget`.
+        convolved: see `HogTarget`.
     """
 
     factor: int
     num_bins: int = 9
     noise_floor: float = 0.0
+    convolved: bool = False
 
     def out_dim(self, grid: Grid) -> int:
         """Return bins times channels."""
@@ -138,7 +140,8 @@ class RegionHog:
     def __call__(self, context: Context, bias: Float[Tensor, "2"] | None = None) -> TargetValue:
         """Return the histograms of all regions in raster order; for `bias` see `hog`."""
         images, cell = context.images.float(), context.grid.patch[0] * self.factor
-        cells = hog(images, cell=cell, num_bins=self.num_bins, bias=bias, partial=True)
+        how = {"num_bins": self.num_bins, "partial": True, "convolved": self.convolved}
+        cells = hog(images, cell=cell, bias=bias, **how)
         values, weight = cells.flatten(1, 2).flatten(2).transpose(1, 2), None
         if self.noise_floor > 0:
             alive = gradient_cells(images, cell=cell, partial=True) > self.noise_floor

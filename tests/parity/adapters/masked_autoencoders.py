@@ -104,6 +104,7 @@ def descriptors(images: Tensor, published: Mapping, grid: Grid) -> dict[str, Ten
         num_bins=how["nbins"],
         average=False,
         window=how["gaussian_window"],
+        convolved=True,
     )
     rows, cols = grid.shape
     tokens = cells_to_tokens(cells, (rows, cols))
