@@ -19,7 +19,7 @@ from mimkit.core.methods.localmim import default_taps
 from mimkit.core.noise import Noise
 from mimkit.core.objectives.regions import RegionHead, num_hidden
 from mimkit.core.regions import region_sum
-from mimkit.core.targets.gradients import histograms, hog
+from mimkit.core.targets.gradients import histograms, hog, sobel
 from mimkit.core.targets.pixels import PixelTarget, standardise
 from mimkit.core.targets.regions import CellPixels, RegionHog, RegionPixels
 from mimkit.core.tokens import membership
@@ -154,7 +154,8 @@ def test_incomplete_regions_at_the_edge_of_an_odd_grid() -> None:
 
 def hog_counts(pixels: torch.Tensor) -> torch.Tensor:
     """Return the gradient length of every pixel in its bin."""
-    return histograms(pixels, cell=1)
+    gx, gy = sobel(pixels)
+    return histograms(gx, gy, 1, 9, None, partial=False)
 
 
 def test_pixels_of_cells_are_standardised_one_by_one_and_ordered_like_predictions() -> None:
