@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +29,8 @@ class PyramidConfig:
     """Width of every level."""
     depth: int = 2
     """Attention-free blocks behind each lateral connection."""
+    levels: Literal[2, 3] = 3
+    """Levels, of 1, 2 and 4 cells per axis of a patch; 2 leaves the finest out."""
 
 
 class Split(nn.Module):
@@ -48,67 +52,70 @@ class Split(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Three levels of cells per unit (1, 2 and 4 per axis), of one width.
+    """Levels of cells per unit (1, 2 and 4 per axis), of one width.
 
     Nothing leaves a unit, so it runs on any set of units.
 
     Args:
-        encoder: gives the width, the rank and the widths of the lateral maps.
-        config: width and depth.
+        encoder: gives the width, the rank, the widths of the lateral maps and the ratio of MLPs.
+        config: width, depth and number of levels.
     """
 
     def __init__(self, encoder: HiViT, config: PyramidConfig) -> None:
         super().__init__()
         dim, width, rank = encoder.embed_dim, config.dim, encoder.grid.ndim
         self.dim, self.rank, self.depth, self.encoder_dim = width, rank, config.depth, dim
+        self.mlp_ratio, self.num_levels = encoder.config.mlp_ratio, config.levels
+
+        def blocks(num: int) -> list[CellBlock]:
+            return [CellBlock(width, self.mlp_ratio) for _ in range(num)]
+
         self.align_dim_16tofpn = nn.Linear(dim, width) if dim != width else None
-        self.fpn_modules = nn.ModuleList(CellBlock(width, 4.0) for _ in range(3))
+        self.fpn_modules = nn.ModuleList(blocks(config.levels))
         self.align_dim_16to8 = nn.Linear(dim // 2, width, bias=False)
         self.split_16to8 = Split(dim, width, rank)
-        self.block_16to8 = nn.Sequential(*(CellBlock(width, 4.0) for _ in range(config.depth)))
-        self.align_dim_8to4 = nn.Linear(dim // 4, width, bias=False)
-        self.split_8to4 = Split(width, width, rank)
-        self.block_8to4 = nn.Sequential(*(CellBlock(width, 4.0) for _ in range(config.depth)))
+        self.block_16to8 = nn.Sequential(*blocks(config.depth))
+        if config.levels > 2:
+            self.align_dim_8to4 = nn.Linear(dim // 4, width, bias=False)
+            self.split_8to4 = Split(width, width, rank)
+            self.block_8to4 = nn.Sequential(*blocks(config.depth))
 
     def forward(
-        self,
-        units: Float[Tensor, "b v d"],
-        fine: Float[Tensor, "b v e"],
-        middle: Float[Tensor, "b v f"],
+        self, units: Float[Tensor, "b v d"], laterals: Sequence[Float[Tensor, "b v _"]]
     ) -> list[Float[Tensor, "b v _ w"]]:
         """Return the levels, coarse to fine, cells of a unit in raster order.
 
         Args:
             units: output of the encoder.
-            fine: tap of its first stage.
-            middle: tap of its second stage.
+            laterals: tap of its second stage and, for three levels, that of its first.
         """
-        x = units[:, :, None]
-        fine = fine.unflatten(-1, (CELLS**self.rank, -1))
-        middle = middle.unflatten(-1, (2**self.rank, -1))
-        coarse = x if self.align_dim_16tofpn is None else self.align_dim_16tofpn(x)
-        second = self.block_16to8(self.split_16to8(x) + self.align_dim_16to8(middle))
-        third = self.block_8to4(self.split_8to4(second) + self.align_dim_8to4(fine))
-        levels = zip(self.fpn_modules, (coarse, second, third), strict=True)
-        return [block(level) for block, level in levels]
+        x, cells = units[:, :, None], [2**self.rank, CELLS**self.rank]
+        maps = [tap.unflatten(-1, (num, -1)) for tap, num in zip(laterals, cells, strict=False)]
+        levels = [x if self.align_dim_16tofpn is None else self.align_dim_16tofpn(x)]
+        levels.append(self.block_16to8(self.split_16to8(x) + self.align_dim_16to8(maps[0])))
+        if self.num_levels > 2:
+            fine = self.split_8to4(levels[-1]) + self.align_dim_8to4(maps[1])
+            levels.append(self.block_8to4(fine))
+        return [block(level) for block, level in zip(self.fpn_modules, levels, strict=True)]
 
     def forward_flops(self, num_units: int) -> int:
         """Return the FLOP of one sample's pyramid."""
         dim, width, more = self.encoder_dim, self.dim, 2**self.rank
-        cells = [num_units * more**level for level in range(3)]
         total = 0 if self.align_dim_16tofpn is None else flops.linear(num_units, dim, width)
-        total += flops.linear(cells[0], dim, more * width)
-        total += flops.linear(cells[1], width, more * width)
-        total += flops.linear(cells[1], dim // 2, width) + flops.linear(cells[2], dim // 4, width)
-        blocks = cells[0] + (1 + self.depth) * (cells[1] + cells[2])
-        return total + flops.mlp(blocks, width)
+        total += flops.mlp(num_units, width, self.mlp_ratio)
+        for level in range(1, self.num_levels):
+            cells = num_units * more**level
+            total += flops.linear(cells // more, dim if level == 1 else width, more * width)
+            total += flops.linear(cells, dim // 2**level, width)
+            total += flops.mlp((1 + self.depth) * cells, width, self.mlp_ratio)
+        return total
 
 
 class PyramidTrunk(Trunk):
     """Every level is laid out as one vector per unit; the sum of the levels goes on.
 
     With an encoder that drops hidden units, each level puts a mask token in their places, so that a
-    hidden place holds three of them, and the position code is added once (itpn.md, step 2). With an
+    hidden place holds one per level, and the position code is added once (itpn.md, step 2). With an
     encoder of the whole grid there is nothing to fill.
 
     Args:
@@ -142,14 +149,16 @@ class PyramidTrunk(Trunk):
                 f"is not a multiple of the {cells} cells of a unit",
                 f"use {max(cells, dim // cells * cells)}",
             )
-        self.dim, self.taps, self.open_laterals = dim, encoder.stage_taps, open_laterals
+        first, second = encoder.stage_taps
+        self.taps = (second, first)[: config.levels - 1]
+        self.dim, self.open_laterals = dim, open_laterals
         self.pyramid = FeaturePyramid(encoder, config)
         self.embed = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(config.dim, eps=1e-6),
                 nn.Linear(config.dim, dim // side**grid.ndim),
             )
-            for side in (1, 2, 4)
+            for side in (1, 2, 4)[: config.levels]
         )
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim)) if fill else None
         init_transformer(self)
@@ -166,13 +175,12 @@ class PyramidTrunk(Trunk):
             features: of the encoder, with the taps of this trunk.
             plan: whose hidden units get no lateral maps, where the encoder computed them.
         """
-        fine, middle = (features.context(tap) for tap in self.taps)
-        if plan is None or self.open_laterals:
-            return self.pyramid(features.last, fine, middle)
-        if features.last.shape[1] != plan.visible.shape[1]:
-            seen = membership(plan.visible, fine.shape[1])[..., None]
-            fine, middle = torch.where(seen, fine, 0.0), torch.where(seen, middle, 0.0)
-        return self.pyramid(features.last, fine, middle)
+        laterals = [features.context(tap) for tap in self.taps]
+        encoded = features.last.shape[1]
+        if plan is not None and not self.open_laterals and encoded != plan.visible.shape[1]:
+            seen = membership(plan.visible, encoded)[..., None]
+            laterals = [torch.where(seen, tap, 0.0) for tap in laterals]
+        return self.pyramid(features.last, laterals)
 
     def forward(self, features: Features, plan: MaskPlan) -> Float[Tensor, "b n w"]:
         """Return one vector for every unit of the grid in raster order."""
@@ -198,8 +206,7 @@ class UnitDecoder(Predictor):
         encoder: gives the grid, and width and heads of the blocks.
         out_dim: numbers predicted per unit.
         tap: encoder block that is read; None for the method's trunk.
-        depth: blocks of its own, built as the encoder's but always with a relative bias; eps of
-            their norms is 1e-5, as released.
+        depth: blocks of its own, built as the encoder's; eps of their norms is 1e-5, as released.
         drop_path: rate of the blocks.
 
     Raises:
@@ -230,7 +237,7 @@ class UnitDecoder(Predictor):
                 self.dim,
                 config.num_heads,
                 config.mlp_ratio,
-                self.shape,
+                self.shape if config.relative_bias else None,
                 drop_path,
                 config.layer_scale,
                 eps=1e-5,

@@ -9,8 +9,11 @@ carry the hidden pixels (`as_published=True`); here they are closed at hidden to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 from ..corruption import MaskToken
 from ..decoders.feature_pyramid import PyramidConfig, PyramidTrunk, UnitDecoder
@@ -109,6 +112,17 @@ def itpn_clip(config: ITPNClipConfig, grid: Grid) -> Method:
     )
 
 
+def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out tables of position biases that the release makes and never reads.
+
+    Its two extra blocks always have one, also where the encoder has no relative bias.
+    """
+    used = any(name.startswith("blocks.") and name.endswith(_TABLE) for name in state)
+    return {k: v for k, v in state.items() if used or not k.endswith(_TABLE)}
+
+
+_TABLE = "attn.relative_position_bias_table"
+
 SPEC = MethodSpec(
     ITPNClipConfig,
     itpn_clip,
@@ -124,6 +138,7 @@ SPEC = MethodSpec(
     },
     # Integers that follow from the grid.
     ignored=("relative_position_index",),
+    prepare=prepare,
     flat_patches=True,
     learned_positions=True,
 )

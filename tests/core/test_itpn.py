@@ -9,7 +9,7 @@ import torch
 from tiny_methods import tiny
 
 from mimkit.core.batch import Batch, Progress
-from mimkit.core.decoders.feature_pyramid import PyramidTrunk
+from mimkit.core.decoders.feature_pyramid import PyramidConfig, PyramidTrunk
 from mimkit.core.encoders.hivit import HiViT, HiViTConfig
 from mimkit.core.errors import UsageError
 from mimkit.core.frozen import FrozenTeacher
@@ -74,6 +74,18 @@ def test_the_pyramid_has_1_4_and_16_cells_per_visible_unit() -> None:
     num = method.mask.num_visible
     shapes = [level.shape for level in trunk.levels(output.features, output.plan)]
     assert shapes == [(2, num, 1, 12), (2, num, 4, 12), (2, num, 16, 12)]
+
+
+def test_two_levels_leave_the_finest_and_its_weights_out() -> None:
+    pyramid = PyramidConfig(dim=12, depth=1, levels=2)
+    method = make("itpn", pyramid=pyramid)
+    output, trunk = run(method, pixels()), method.trunk
+    assert isinstance(trunk, PyramidTrunk)
+    assert [level.shape[2] for level in trunk.levels(output.features, output.plan)] == [1, 4]
+    assert not [name for name in method.state_dict() if "8to4" in name]
+    output.loss.backward()
+    learning = [p for p in trunk.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.any() for p in learning)
 
 
 def test_a_hidden_place_holds_a_mask_token_per_level_and_its_position() -> None:

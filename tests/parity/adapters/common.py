@@ -93,3 +93,10 @@ def names(case: Case, method_name: str) -> dict[str, str]:
     return {
         key: next(iter(rename({key: torch.zeros(1)}, method_name)[0]), "") for key in case["state"]
     }
+
+
+def own_names(case: Case, method_name: str) -> dict[str, str]:
+    """Return published parameter name -> ours; a file is translated as a whole."""
+    keys = list(case["state"])
+    state = {key: torch.full(case["state"][key], float(n)) for n, key in enumerate(keys)}
+    return {keys[int(value.max())]: name for name, value in rename(state, method_name)[0].items()}

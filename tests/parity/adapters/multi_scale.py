@@ -8,7 +8,7 @@ import torch
 from golden import fill_state
 from torch import Tensor
 
-from mimkit.core.checkpoints.published import import_published, rename
+from mimkit.core.checkpoints.published import import_published
 from mimkit.core.decoders.cross import CrossDecoder
 from mimkit.core.decoders.pyramid import CellDecoder
 from mimkit.core.encoders.fusion import TapFusion
@@ -29,7 +29,7 @@ from mimkit.core.objectives.regions import RegionHead, num_hidden
 from mimkit.core.reconstruction import pixel_head
 from mimkit.core.tokens import all_tokens, membership, take
 
-from .common import Case, decoder_config, gradient_norms, inputs, run_step
+from .common import Case, decoder_config, gradient_norms, inputs, own_names, run_step
 
 
 def sides(length: int | list[int], rank: int) -> tuple[int, ...]:
@@ -44,13 +44,6 @@ def loaded(case: Case, config: MethodConfig, size: tuple[int, ...]) -> Method:
     grid = Grid.for_image(size, patch, published["in_chans"])
     state = fill_state(case["state"])
     return import_published(state, config.name, config=config, grid=grid).method
-
-
-def own_names(case: Case, method_name: str) -> dict[str, str]:
-    """Return published parameter name -> ours; a file is translated as a whole."""
-    keys = list(case["state"])
-    state = {key: torch.full(case["state"][key], float(n)) for n, key in enumerate(keys)}
-    return {keys[int(value.max())]: name for name, value in rename(state, method_name)[0].items()}
 
 
 def encoder_of(published: Mapping, rank: int) -> EncoderConfig:

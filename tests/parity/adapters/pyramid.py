@@ -21,7 +21,7 @@ from mimkit.core.reconstruction import pixel_head
 from mimkit.core.targets.features import FeatureTarget
 from mimkit.core.tokens import all_tokens, membership, take
 
-from .common import Case, decoder_config, gradient_norms, inputs, names, run_step
+from .common import Case, decoder_config, gradient_norms, inputs, names, own_names, run_step
 
 
 def hivit_config(published: Mapping) -> HiViTConfig:
@@ -37,6 +37,15 @@ def hivit_config(published: Mapping) -> HiViTConfig:
         mlp_ratio=float(published["mlp_ratio"]),
         relative_bias=published["rpe"],
         layer_scale=published.get("layer_scale"),
+    )
+
+
+def pyramid_config(published: Mapping) -> PyramidConfig:
+    """Translate the pyramid part of a case's configuration."""
+    return PyramidConfig(
+        dim=published["fpn_dim"],
+        depth=published["fpn_depth"],
+        levels=3 if published["num_outs"] == 3 else 2,
     )
 
 
@@ -61,7 +70,7 @@ def pyramid_levels(method: Method, output: Output, suffix: str = "") -> dict[str
         levels = [take(level, order) for level in levels]
     return {
         f"pyramid_{grid.patch[0] // side}{suffix}": as_square(level, side)
-        for side, level in zip((1, 2, 4), levels, strict=True)
+        for side, level in zip((1, 2, 4), levels, strict=False)
     }
 
 
@@ -75,7 +84,7 @@ def run_itpn(case: Case) -> dict[str, Tensor]:
     published, given = case["config"], inputs(case)
     config = ITPNConfig(
         encoder=hivit_config(published),
-        pyramid=PyramidConfig(dim=published["fpn_dim"], depth=published["fpn_depth"]),
+        pyramid=pyramid_config(published),
         decoder=decoder_config(published),
         mask_ratio=published["mask_ratio"],
         as_published=True,
@@ -97,7 +106,7 @@ def run_itpn(case: Case) -> dict[str, Tensor]:
         **pyramid_levels(method, output, "_visible_raster"),
         **{
             f"pyramid_{method.grid.patch[0] // side}_full": as_square(level, side)
-            for side, level in zip((1, 2, 4), full, strict=True)
+            for side, level in zip((1, 2, 4), full, strict=False)
         },
         **gradient_norms(method, case["outputs"], names(case, "itpn") | EXTRA, ""),
     }
@@ -111,7 +120,7 @@ def run_itpn_clip(case: Case) -> dict[str, Tensor]:
     )
     config = ITPNClipConfig(
         encoder=hivit_config(published),
-        pyramid=PyramidConfig(dim=published["fpn_dim"], depth=published["fpn_depth"]),
+        pyramid=pyramid_config(published),
         teacher_dim=published["teacher_dim"],
         mask="random",
         mask_ratio=published["num_masked"] / noise.shape[1],
@@ -135,7 +144,7 @@ def run_itpn_clip(case: Case) -> dict[str, Tensor]:
         "prediction": output.predictions["pyramid"],
         "prediction_aux": output.predictions["auxiliary"],
         **pyramid_levels(method, output),
-        **gradient_norms(method, case["outputs"], names(case, "itpn-clip") | EXTRA, ""),
+        **gradient_norms(method, case["outputs"], own_names(case, "itpn-clip") | EXTRA, ""),
     }
 
 
