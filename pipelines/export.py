@@ -21,6 +21,8 @@ from ..core.checkpoints.to_monai import export_monai
 from ..core.checkpoints.to_unetr import export_unetr
 from ..core.errors import UsageError, WeightsError
 from ..core.heads.task import load_task
+from ..domains.ct.bundle import write_bundle
+from ..domains.ct.normalise import Normaliser as CtNormaliser
 from ..domains.domain import Normaliser
 from .progress import say
 from .scenes import model_normaliser
@@ -34,12 +36,13 @@ class ExportConfig:
     timm: weights that timm's VisionTransformer takes strictly, for normalised images. monai: the
     same of a 3-D ViT for MONAI's ViT and UNETR. onnx: a graph from the numbers of files to
     features, with the normaliser inside. hub: a checked copy of the whole model directory, with the
-    card that hubs read.
+    card that hubs read. monai-bundle: a fine-tuned CT model with everything around it, which
+    `monai.bundle` runs without this package.
     """
 
     model: tyro.conf.Positional[Path]
     """Model directory, pre-trained or fine-tuned; of the latter the encoder is taken."""
-    to: Literal["timm", "monai", "onnx", "hub"]
+    to: Literal["timm", "monai", "monai-bundle", "onnx", "hub"]
     """What to write."""
     out: Path
     """Folder that is made."""
@@ -71,13 +74,15 @@ def run(config: ExportConfig) -> Path:
         export_hub(config.model, config.out)
         say(f"{config.out}: a copy of {config.model}, every file checked")
         return config.out
+    if config.to == "monai-bundle":
+        return export_bundle(config)
     task = load_task(config.model) if config.answers else None
     loaded = load_model(config.model) if task is None else task.loaded
     domain, normaliser = model_normaliser(config.model, loaded.normaliser)
     stored = stored_samples(config, loaded, normaliser)
     what = "noise" if stored is None else f"{len(stored)} samples of {config.samples}"
     if config.to in ("timm", "monai"):
-        images = None if stored is None else normaliser(stored)
+        images = images_of(stored, normaliser)
         if task is not None:
             export_unetr(task, config.out, images)
             say(f"{config.out}: weights for MONAI's UNETR, scores equal on {what}")
@@ -98,6 +103,26 @@ def run(config: ExportConfig) -> Path:
         return config.out
     export_onnx(loaded, config.out, module, images)
     say(f"{config.out}: encoder.onnx with its normaliser, features equal on {what}")
+    return config.out
+
+
+def export_bundle(config: ExportConfig) -> Path:
+    """Write a fine-tuned CT model as a MONAI bundle.
+
+    Raises:
+        UsageError: for a model without classes of voxels, or of another domain.
+        WeightsError: when the model cannot be read, or the bundle computes other scores.
+        DataError: when the store cannot be read.
+    """
+    task = load_task(config.model)
+    _, normaliser = model_normaliser(config.model, task.normaliser)
+    if not isinstance(normaliser, CtNormaliser):
+        reason = f"is a model of {normaliser.domain} images"
+        raise UsageError(config.model, reason, "use --to onnx --answers")
+    stored = stored_samples(config, task.loaded, normaliser)
+    apart = write_bundle(task, normaliser, config.out, images_of(stored, normaliser))
+    what = "noise" if stored is None else f"{len(stored)} samples of {config.samples}"
+    say(f"{config.out}: a MONAI bundle, scores on {what} equal up to {apart:.0e} of their range")
     return config.out
 
 
@@ -151,6 +176,13 @@ def nearest(
         before = images.shape[axis]
         images = images.take(np.arange(length) * before // length, axis=axis)
     return images
+
+
+def images_of(
+    stored: Shaped[np.ndarray, "b c *s"] | None, normaliser: Normaliser
+) -> Float[Tensor, "b c *s"] | None:
+    """Return stored samples as a network reads them; None without samples."""
+    return None if stored is None else normaliser(stored)
 
 
 def as_float(stored: Shaped[np.ndarray, "b c *s"]) -> Float[Tensor, "b c *s"]:

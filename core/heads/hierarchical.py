@@ -83,7 +83,7 @@ class HierarchicalHead(LevelHead):
         self, features: Features, images: Float[Tensor, "b c *s"]
     ) -> list[Float[Tensor, "b _ *_"]]:
         """Return the maps of every level above the token grid, coarse to fine."""
-        grid = [n // p for n, p in zip(images.shape[2:], self.patch, strict=True)]
+        grid = Grid.of(images, self.patch).shape
 
         def read(level: int, size: Sequence[int]) -> list[Tensor]:
             taps = self.levels[level] if level < len(self.levels) else ()

@@ -290,7 +290,7 @@ class SegmentationHead(nn.Module):
             features: the encoder's features of all tokens of `images`, with the head's taps.
             images: normalised images, zero where invalid.
         """
-        shape = [n // p for n, p in zip(images.shape[2:], self.patch, strict=True)]
+        shape = Grid.of(images, self.patch).shape
         maps = [
             token_maps(features, tap, shape, project)
             for tap, project in zip(self.taps, self.project, strict=True)

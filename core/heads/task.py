@@ -139,9 +139,7 @@ class TaskModel(nn.Module):
 
     def _read(self, batch: Batch) -> tuple[Features, Float[Tensor, "b c *s"]]:
         """Return the encoder's features, and the images without what is not valid."""
-        grid = Grid.for_image(
-            batch.images.shape[2:], self.encoder.grid.patch, batch.images.shape[1]
-        )
+        grid = Grid.of(batch.images, self.encoder.grid.patch)
         context = make_context(
             batch, grid, Progress(0.0, 0), Noise(), self.encoder.embed, self.config.min_valid
         )

@@ -62,7 +62,7 @@ class Resize(nn.Module):
         if self.whole:
             return self.layer(x)
         sides = zip(x.shape[2:], self.before, self.after, strict=True)
-        return self.layer(enlarged(x, [n // before * after for n, before, after in sides]))
+        return self.layer(enlarged(x, [int(n) // before * after for n, before, after in sides]))
 
 
 class UnetrHead(LevelHead):
@@ -164,7 +164,7 @@ class UnetrHead(LevelHead):
         self, features: Features, images: Float[Tensor, "b c *s"]
     ) -> list[Float[Tensor, "b _ *_"]]:
         """Return the maps of every level above the token grid, coarse to fine."""
-        grid = [n // p for n, p in zip(images.shape[2:], self.patch, strict=True)]
+        grid = Grid.of(images, self.patch).shape
         as_is = nn.Identity()
 
         def read(taps: Sequence[int]) -> list[Tensor]:

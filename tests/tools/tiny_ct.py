@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from tiny_models import spread
 
 from mimkit.core.checkpoints.model_dir import save_model
 from mimkit.core.grid import Grid
@@ -21,6 +23,7 @@ from mimkit.domains.ct.normalise import Normaliser
 SIZE = (8, 16, 16)
 PATCH = (4, 8, 8)
 SPACING = (3.0, 1.5, 1.5)
+UNETR_SIZE = (32, 16, 48)
 CLASSES = ("background", "ball")
 BRIGHT, DARK = 150.0, -50.0  # HU of a ball and of what is around it
 
@@ -154,3 +157,36 @@ def finetune_ct(model: Path, store: Path, out: Path, *options: str) -> Path:
     words += ["--efficiency.validate-every", "30"]
     assert main([*words, *options]) == 0
     return out
+
+
+def write_unetr(
+    folder: Path, *, token: bool, spacing: tuple[float, float, float] | None = SPACING
+) -> Path:
+    """Write a fine-tuned model that is MONAI's UNETR, with random weights."""
+    torch.manual_seed(0)
+    encoder = EncoderConfig(
+        embed_dim=24, depth=12, num_heads=2, patch_size=16, mlp_ratio=2.0, class_token=token
+    )
+    config = MAEConfig(encoder=encoder, decoder=DecoderConfig(dim=16, depth=1, num_heads=2))
+    method = build(config, Grid.for_image(UNETR_SIZE, 16, 1))
+    spread(method, 0.1)
+    task = TaskConfig(
+        task="segment",
+        classes=CLASSES,
+        image_size=UNETR_SIZE,
+        taps=(3, 6, 9, -1),
+        head="unetr",
+        stem_dim=4,
+        deep_supervision=True,
+    )
+    save_model(
+        folder,
+        method.eval(),
+        config,
+        normaliser=replace(normaliser(), spacing=spacing).to_dict(),
+        recipe="seed: 0\n",
+        data={},
+        extra={"task": task},
+        parts={HEAD_PART: TaskModel(method.encoder, task).head},
+    )
+    return folder
