@@ -23,6 +23,9 @@ Part = Literal[
     "fsfm",
     "faces",
     "sliding",
+    "hi-end-mae",
+    "ct-loader",
+    "curate-ct",
 ]
 FULL_SCENE = 20_000  # pixels per side for which the goal of `predict` is stated
 FULL_DEPTH = 600  # slices of 512 x 512 voxels for which the goal of `sliding` is stated
@@ -46,7 +49,9 @@ class BenchmarkConfig:
     `encoder-memory`: what the encoder keeps for its backward pass at several mask ratios.
     `region-masks`: masks that follow facial regions, beside a loop over images. `fsfm`: a step of
     FSFM beside the same losses with an encoder pass for each. `faces`: stages of curating faces.
-    `sliding`: windows over a volume beside MONAI's sliding_window_inference."""
+    `sliding`: windows over a volume beside MONAI's sliding_window_inference. `hi-end-mae`: a step
+    of Hi-End-MAE on volumes beside one of MAE. `ct-loader`: crops of CT volumes beside MONAI's
+    PersistentDataset with RandSpatialCrop. `curate-ct`: CT volumes per minute and core."""
     seconds: float = 120.0
     """Seconds of each timed comparison; every side gets at least three turns in any case."""
     num_threads: int | None = None
@@ -62,6 +67,8 @@ class BenchmarkConfig:
     MONAI needs more than 10 GB."""
     store: Path | None = None
     """Folder of a store for `loader` (it holds store.json); a synthetic one when not given."""
+    volumes: Path | None = None
+    """Folder with NIfTI volumes for `ct-loader` and `curate-ct`; synthetic ones when not given."""
     out: Path | None = None
     """Folder for benchmark.json and benchmark.md; they are renewed after every part."""
 
