@@ -23,8 +23,9 @@ from .exporters import difference, probe, require_equal
 class MaskedScores(nn.Module):
     """Scores of windows whose second channel says where the body is.
 
-    A window without any body scores zero everywhere. In a weighted mean over windows it changes
-    nobody's winner, so that results are those of a walk that leaves such windows out.
+    Outside of the body all scores are zero, so that class 0 wins there, and a window without any
+    body changes nobody's winner in a weighted mean over windows: results are those of a walk that
+    leaves such windows out.
 
     Args:
         model: a segmentation model of one channel.
@@ -38,8 +39,7 @@ class MaskedScores(nn.Module):
         """Return class scores; channel 0 is normalised, channel 1 is one inside of the body."""
         images, inside = windows[:, :1], windows[:, 1] > 0.5
         scores = self.model(Batch(images, inside, torch.arange(len(windows))))
-        some = inside.flatten(1).any(dim=1).view(-1, *(1,) * (scores.ndim - 1))
-        return torch.where(some, scores, torch.zeros_like(scores))
+        return torch.where(inside[:, None], scores, torch.zeros_like(scores))
 
 
 def export_torchscript(

@@ -44,7 +44,7 @@ def find_body(
     gas = small < _GAS
     solid = ~_outside(small, gas)
     thinned = ndimage.binary_opening(solid, iterations=1)
-    parts, num = _regions(thinned if thinned.any() else solid)
+    parts, num = regions_of(thinned if thinned.any() else solid)
     if num == 0:
         return np.zeros(volume.shape, np.bool_)
     sizes = np.bincount(parts.ravel())
@@ -59,7 +59,7 @@ def _outside(
     small: Shaped[np.ndarray, "d h w"], gas: Bool[np.ndarray, "d h w"]
 ) -> Bool[np.ndarray, "d h w"]:
     """Return the regions of gas that are the air around the body."""
-    regions, num = _regions(gas)
+    regions, num = regions_of(gas)
     border = np.ones(gas.shape, np.bool_)
     border[1:-1, 1:-1, 1:-1] = False
     every, light, at_border = (
@@ -70,11 +70,18 @@ def _outside(
     return np.isin(regions, 1 + np.flatnonzero(outside))
 
 
-def _regions(mask: Bool[np.ndarray, "d h w"]) -> tuple[Int[np.ndarray, "d h w"], int]:
-    """Return connected regions, numbered from 1, and how many there are."""
+def regions_of(
+    mask: Bool[np.ndarray, "d h w"], *, corners: bool = False
+) -> tuple[Int[np.ndarray, "d h w"], int]:
+    """Return connected regions, numbered from 1, and how many there are.
+
+    Args:
+        mask: voxels.
+        corners: whether voxels that touch with an edge or a corner are connected, too.
+    """
     from scipy import ndimage
 
-    regions: Any = ndimage.label(mask)
+    regions: Any = ndimage.label(mask, np.ones((3, 3, 3)) if corners else None)
     return regions[0], int(regions[1])
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int16, Shaped, UInt8
+from jaxtyping import Bool, Float, Int16, Shaped, UInt8
 from torch import Tensor
 
 from ...core.batch import Batch
@@ -25,7 +26,7 @@ from ...datasets.errors import DataError
 from ...datasets.label_map import LabelMap, same_grid, segments_of
 from ...datasets.volume_geometry import VolumeGeometry, corner_indices
 from ...datasets.volumes import Volume, resample
-from ...domains.ct.body import bounding_box
+from ...domains.ct.body import bounding_box, regions_of
 from ...domains.ct.curate.records import VolumeRef
 from ...domains.ct.curate.volumes import Loaded, ReadParams, VolumeRejectedError, load
 from ...domains.ct.normalise import Normaliser
@@ -33,6 +34,7 @@ from ..efficiency import resolve_device
 from ..progress import track
 from ..scenes import model_normaliser
 
+Keep = Literal["body", "all", "largest"]
 DOMAIN = "ct"
 _MOST_SPACING = 20.0  # mm; what lies further apart is refused as no CT at all
 
@@ -52,6 +54,10 @@ class SlidingConfig:
     compute the windows between them twice."""
     skip_air: bool = True
     """Leave out windows without any body; they are background."""
+    keep: Keep = "body"
+    """Which labels stay. body: those inside of the body, whose voxels alone the network sees. all:
+    also those in the air around it. largest: of each structure, only its largest connected part
+    inside of the body, for structures that are there once."""
     precision: Precision = "fp32"
     """Number type of the forward pass; bf16 is faster on GPUs and changes scores slightly."""
     device: str = "auto"
@@ -186,10 +192,30 @@ def segment(model: VolumeModel, loaded: Loaded, config: SlidingConfig, label: st
     found = np.zeros(loaded.voxels.shape, np.uint8)
     for slab in track(slabs, label, len(windows.starts[0])):
         found[slab.place] = slab.winners().cpu().numpy()
+    clear(found, loaded.body, config.keep)
     made = Volume(found, loaded.volume.geometry)
     volume_labels = on_grid(made, loaded.opened.geometry)
     names = dict(enumerate(model.classes))
     return LabelMap(volume_labels, segments_of(volume_labels.array, names))
+
+
+def clear(labels: UInt8[np.ndarray, "d h w"], body: Bool[np.ndarray, "d h w"], keep: Keep) -> None:
+    """Make background in place of labels that are not to stay; voxels that touch are connected."""
+    from scipy import ndimage
+
+    if keep == "all":
+        return
+    labels[~body] = 0
+    if keep == "body":
+        return
+    boxes: list[Any] = ndimage.find_objects(labels)
+    for number, box in enumerate(boxes, start=1):
+        if box is not None:
+            here = labels[box]  # a view
+            parts, num = regions_of(here == number, corners=True)
+            sizes = np.bincount(parts.ravel(), minlength=num + 1)
+            sizes[0] = 0
+            here[(here == number) & (parts != sizes.argmax())] = 0
 
 
 def make_score(model: VolumeModel, precision: Precision) -> Score:

@@ -19,6 +19,7 @@ from mimkit.datasets.readers.volume import read_labels
 from mimkit.datasets.volume_geometry import VolumeGeometry
 from mimkit.datasets.volumes import Volume
 from mimkit.pipelines.volumes.predict import PredictCtConfig, run
+from mimkit.pipelines.volumes.segment import Keep, clear
 
 SHAPE = (26, 22, 17)
 
@@ -163,3 +164,33 @@ def test_impossible_settings_are_refused(
 def test_a_model_of_another_domain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a model of satellite images"):
         predict(tmp_path, model=write_model(tmp_path / "model"), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("all", 4), ("body", 3), ("largest", 2)])
+def test_labels_in_the_air_and_small_parts_can_be_cleared(keep: Keep, kept: int) -> None:
+    body = np.zeros((20, 20, 20), np.bool_)
+    body[:12] = True
+    parts = np.zeros(body.shape, np.uint8)
+    parts[2:6, 2:6, 2:6] = 3
+    parts[6, 6, 6] = 3  # touches the first with a corner
+    parts[8:10, 8:10, 8:10] = 3
+    parts[3:5, 12:14, 3] = 1  # between, another structure
+    parts[15, 15, 15] = 1  # in the air
+    made = parts.copy()
+    clear(made, body, keep)
+    places = [(2, 2, 2), (3, 12, 3), (8, 8, 8), (15, 15, 15)]
+    assert [made[place] > 0 for place in places] == [True] * kept + [False] * (4 - kept)
+    assert made[6, 6, 6] == 3
+    np.testing.assert_array_equal(made[made > 0], parts[made > 0])
+
+
+def test_only_the_largest_part_is_written(model: Path, tmp_path: Path) -> None:
+    grid = geometry((40, 40, 20), (2.0, 2.0, 2.0))
+    voxels = np.random.default_rng(0).normal(-20, 10, grid.shape).astype(np.int16)
+    for place in (np.s_[8:18, 8:18, 4:12], np.s_[30:34, 30:34, 10:13]):
+        voxels[place] += 300
+    file = write_nifti_file(tmp_path / "case.nii.gz", voxels, grid.affine)
+    for keep, expected in (("body", 800 + 48), ("largest", 800)):
+        (made,) = predict(file, model=model, out=tmp_path / "out.nii.gz", keep=keep)
+        assert loaded(tmp_path / "out.nii.gz")[0].sum() == expected
+        assert made.millilitres["ball"] == pytest.approx(expected * 0.008)
