@@ -88,15 +88,17 @@ class Normaliser:
         """
         stored = as_tensor(images)
         refuse_other_channels(self.bands, stored.shape[1])
-        values = stored.to(torch.float32)
+        values = stored.to(torch.float32, copy=True)
         finite = torch.isfinite(values) if stored.is_floating_point() else None
         factor, summand = self.coefficients
         # In this order numbers inside of the window keep all bits that float32 has for them.
-        values = (values * factor + summand).clamp_(0.0, 1.0)
+        values.mul_(factor).add_(summand).clamp_(0.0, 1.0)
         if finite is not None:
             values.masked_fill_(~finite, 0.0)
         if valid is not None:
-            values.masked_fill_(~as_tensor(valid).to(values.device).unsqueeze(1), 0.0)
+            # Bytes become numbers several times as fast as truth values do.
+            inside = as_tensor(valid).to(values.device).unsqueeze(1).view(torch.uint8)
+            values.mul_(inside.to(torch.float32))
         return values
 
     @property

@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ...datasets.readers.volume import open_volume
+from ...domains.ct.curate.records import VolumeRef
 from ...domains.ct.curate.scan import ScanParams, scan_sources
-from ...domains.ct.curate.volumes import load
+from ...domains.ct.curate.volumes import ReadParams, VolumeRejectedError, load
 from ..curate.ct import read_params, run
 from ..progress import say
 from .config import BenchmarkConfig
@@ -38,20 +39,21 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Table:
         files = volume_files(config, folder / "volumes")
         found = scan_sources(files, ScanParams(pattern=None, exclude=(), masks=(), labels=False))
         params = read_params(curation(files, folder))
-        numbers = count()
+        refs = [ref for ref in found.refs if is_ct(ref, params)]
+        files, numbers = [Path(ref.paths[0]) for ref in refs], count()
 
         def whole() -> None:
             with redirect_stdout(io.StringIO()):  # what it says is no news after the first time
                 run(curation(files, folder / f"store-{next(numbers)}"))
 
         stages: dict[str, Callable[[], object]] = {
-            "read the file": lambda: [open_volume(ref.source).read() for ref in found.refs],
-            "the same, check, turn, find the body": lambda: [load(r, params) for r in found.refs],
+            "read the file": lambda: [open_volume(ref.source).read() for ref in refs],
+            "the same, check, turn, find the body": lambda: [load(ref, params) for ref in refs],
             WHOLE: whole,
         }
-        say(f"curate-ct: {len(found.refs)} volumes in turns for {config.seconds:.0f} s")
+        say(f"curate-ct: {len(refs)} volumes in turns for {config.seconds:.0f} s")
         turns = take_turns(stages, config.seconds, torch.device("cpu"), "curate-ct")
-        opened = [open_volume(ref.source) for ref in found.refs]
+        opened = [open_volume(ref.source) for ref in refs]
     num, voxels = len(opened), sum(prod(volume.geometry.shape) for volume in opened)
 
     def row(stage: str) -> dict[str, Cell]:
@@ -74,3 +76,12 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Table:
             f"Processor time of one process; median of {turns.num_turns} turns.",
         ),
     )
+
+
+def is_ct(ref: VolumeRef, params: ReadParams) -> bool:
+    """Say whether curation takes a file; label files with names of their own are none."""
+    try:
+        load(ref, params)
+    except VolumeRejectedError:
+        return False
+    return True

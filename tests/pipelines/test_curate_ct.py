@@ -18,7 +18,9 @@ from tiny_volumes import write_ct_series, write_nifti_file
 from mimkit.core.errors import UsageError
 from mimkit.datasets.errors import DataError
 from mimkit.datasets.manifest import KEPT, ManifestRow, manifest_rows, read_manifest
+from mimkit.datasets.readers.volume import open_volume, read_labels
 from mimkit.datasets.volume_geometry import VolumeGeometry
+from mimkit.datasets.writers.label_map import write_label_map
 from mimkit.domains.ct.curate.cut import starts
 from mimkit.domains.ct.domain import CT
 from mimkit.pipelines.cli import main
@@ -274,3 +276,47 @@ def test_a_store_trains_a_model_whose_page_shows_three_planes(store: Path, tmp_p
     assert "106 HU and more" in text
     assert "crops" in text
     assert "on the ground" not in text
+
+
+@pytest.mark.parametrize("wanted", ["group", "drop"])
+def test_a_volume_that_looks_the_same_is_found(tmp_path: Path, wanted: Any) -> None:
+    """A reconstruction of the same scan with other noise: no voxel is equal, the patient is."""
+    for seed in range(6):
+        write_patient(tmp_path / "all" / f"P{seed}", seed)
+    again, labels = body(3)
+    noise = np.random.default_rng(9).integers(-4, 5, again.array.shape)
+    folder = tmp_path / "all" / "Z"
+    folder.mkdir()
+    affine = again.geometry.affine
+    write_nifti_file(folder / "CT_image.nii.gz", (again.array + noise).astype(np.int16), affine)
+    write_nifti_file(folder / "CT_mask.nii.gz", labels, affine)
+    options = {"mask_classes": CLASSES, "near_duplicates": wanted, "hash_distance": 2}
+    rows = curate(tmp_path / "all", tmp_path / "out", fractions=(0.5, 0.25, 0.25), **options)
+    parts = {
+        name: {row.split for row in kept(rows) if f"/{name}/" in row.uri} for name in ("P3", "Z")
+    }
+    dropped = {row.uri for row in rows if row.status == "near_duplicate"}
+    # Both are in one part, which needs one to be left out when they were drawn for two.
+    assert len(parts["P3"] | parts["Z"]) == 1
+    assert len(dropped) == 1 if wanted == "drop" else len(dropped) <= 1
+
+
+def test_contours_and_segmentation_objects_are_labels(samples: Path, tmp_path: Path) -> None:
+    """The RTSTRUCT of a real series and a DICOM SEG made of it give the classes of its NIfTI."""
+    source, root = samples / "ct" / "sarcoma_dicom" / "STS_002", tmp_path / "seg"
+    shutil.copytree(source / "image", root / "image")
+    grid = open_volume(source / "image").geometry
+    drawn = read_labels(source / "mask" / "RS.dcm", grid=grid)
+    write_label_map(root / "labels.dcm", drawn, grid=grid, series=source / "image")
+    counts = []
+    for folder in (source, root, samples / "ct" / "sarcoma" / "STS_002"):
+        out = tmp_path / f"out-{len(counts)}"
+        options = {"size": (24, 64, 64), "mask_classes": ("1=GTV_Mass_CT",)}
+        rows = curate(folder, out, allow_identified=True, **options)
+        group = open_group(out)
+        assert group.meta.classes == ("background", "GTV_Mass_CT")
+        found = group.store.read(np.arange(len(group.store)), labels=True).labels
+        assert found is not None
+        counts.append((len(kept(rows)), int((found == 1).sum())))
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[0][1] > 10_000
