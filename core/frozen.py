@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,13 +23,30 @@ class FrozenTeacher(Teacher):
 
     Args:
         encoder: the teacher, made for a grid of the student's shape.
-        gain: images are multiplied by this first.
-        offset: and this is added.
+        gain: images are multiplied by this first; one number, or one per channel.
+        offset: and this is added; the same.
+
+    Raises:
+        UsageError: for another number of gains or offsets.
     """
 
-    def __init__(self, encoder: Encoder, gain: float = 1.0, offset: float = 0.0) -> None:
+    gain: Tensor
+    offset: Tensor
+
+    def __init__(
+        self, encoder: Encoder, gain: Sequence[float] = (1.0,), offset: Sequence[float] = (0.0,)
+    ) -> None:
         super().__init__({}, momentum=lambda _: 1.0)
-        self.encoder, self.gain, self.offset = encoder, gain, offset
+        self.encoder = encoder
+        for name, values in (("gain", gain), ("offset", offset)):
+            if len(values) not in (1, encoder.grid.channels):
+                raise UsageError(
+                    f"teacher_{name} {tuple(values)}",
+                    f"is neither one number nor one for each of {encoder.grid.channels} channels",
+                    "give as many numbers as the images have channels",
+                )
+            numbers = torch.tensor(values).reshape(-1, *(1,) * encoder.grid.ndim)
+            self.register_buffer(name, numbers, persistent=False)
         self.requires_grad_(False)
         self.train(False)
 

@@ -13,6 +13,7 @@ import tyro
 
 from ..core.batch import Batch
 from ..core.checkpoints.model_dir import load_model, save_model, sha256
+from ..core.checkpoints.teacher_weights import fingerprint, load_teacher, with_teacher
 from ..core.config_tree import to_plain
 from ..core.errors import UsageError
 from ..core.method import Method
@@ -66,6 +67,9 @@ class PretrainConfig(Recipe):
     of a larger one."""
     init: Path | None = None
     """Model directory to start from: encoder and decoder of the same method and size."""
+    teacher: Path | None = None
+    """Weights of the frozen teacher, for methods that have one: a safetensors or weights-only file
+    of a CLIP image tower or a plain ViT, or a model directory. Its architecture is read from it."""
     dry_run: bool = False
     """Print the resolved recipe and a forecast of time and memory, and write nothing."""
     efficiency: Efficiency = field(default_factory=Efficiency)
@@ -113,6 +117,8 @@ def run(config: PretrainConfig) -> Path:
         RankLostError: when another process of the run has gone.
     """
     recipe = recipe_of(config)
+    if config.teacher is not None:
+        recipe = replace(recipe, method=with_teacher(recipe.method, config.teacher))
     check_recipe(recipe)
     with together(config.efficiency, recipe.batch_size, recipe.precision) as team:
         return _run(config, recipe, team)
@@ -123,6 +129,8 @@ def _run(config: PretrainConfig, recipe: Recipe, team: Team) -> Path:
     domain = get_domain(group.meta.domain)
     normaliser = domain.normaliser(group.normaliser_dict)
     method = make_method(recipe, group, normaliser, config.init)
+    if config.teacher is not None:
+        load_teacher(method, config.teacher)
     check_share(recipe.batch_size, team.ranks, method.batch_multiple)
     rows = training_rows(config, recipe, group)
     if config.dry_run:
@@ -210,6 +218,7 @@ def provenance(config: PretrainConfig, group: OpenGroup) -> dict[str, Any]:
         "fingerprint": group.meta.fingerprint,
         "split": config.split,
         **({} if config.fraction == 1 else {"fraction": config.fraction}),
+        **({} if config.teacher is None else {"teacher": fingerprint(config.teacher)}),
         "normaliser": group.normaliser_dict,
         "init": init,
     }

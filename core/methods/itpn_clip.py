@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..corruption import MaskToken
 from ..decoders.feature_pyramid import PyramidConfig, PyramidTrunk, UnitDecoder
+from ..encoders.clip_vit import ClipViTConfig
 from ..encoders.hivit import HiViTConfig
 from ..frozen import FrozenTeacher
 from ..grid import Grid, per_axis
@@ -42,15 +43,18 @@ class ITPNClipConfig:
     """The encoder, kept after pre-training."""
     pyramid: PyramidConfig = field(default_factory=lambda: PyramidConfig(depth=1))
     """The pyramid, kept for detection and segmentation."""
-    teacher: EncoderConfig | None = None
-    """A frozen ViT inside the method that gives the features; none when batches bring them."""
+    teacher: EncoderConfig | ClipViTConfig | None = None
+    """A frozen plain ViT or image tower of CLIP that gives the features; none when batches bring
+    them. Its weights are random until a file's are loaded, see `checkpoints.teacher_weights`."""
     teacher_dim: int = 512
     """Numbers per token of features that batches bring (CLIP-B: 512, CLIP-L: 768)."""
-    teacher_gain: float = 1.0
-    """Images are multiplied by this before the teacher sees them."""
-    teacher_offset: float = 0.0
-    """Added after that; the released code shows images in 0..1 to a teacher made for -1..1, which
-    is a gain of 0.5 and an offset of 0.5 for images in -1..1."""
+    teacher_gain: tuple[float, ...] = (1.0,)
+    """Images are multiplied by this before the teacher sees them: one number, or one per
+    channel."""
+    teacher_offset: tuple[float, ...] = (0.0,)
+    """Added after that, so that the teacher sees what it was trained on; the released code shows
+    images in 0..1 to a teacher made for -1..1, which is a gain and an offset of 0.5 for images in
+    -1..1."""
     mask: Literal["block", "random"] = "block"
     """Hide rectangles, or single tokens."""
     mask_ratio: float = 75 / 196

@@ -144,7 +144,7 @@ def test_teacher_features_come_from_the_batch_or_from_the_frozen_model() -> None
 def test_a_teacher_of_another_patch_sees_resized_images_and_its_own_scale() -> None:
     encoder = EncoderConfig(embed_dim=24, depth=1, num_heads=2, patch_size=6)
     encoder = encoder.build(Grid((4, 6), (6, 6), 3))
-    teacher = FrozenTeacher(encoder, gain=2.0, offset=-1.0)
+    teacher = FrozenTeacher(encoder, gain=(2.0,), offset=(-1.0,))
     scaled = torch.nn.functional.interpolate(2.0 * pixels() - 1.0, (24, 36), mode="bicubic")
     torch.testing.assert_close(teacher.tokens(pixels()), encoder.encode(scaled).last)
 
