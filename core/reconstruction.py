@@ -21,14 +21,16 @@ class Reconstruction:
 
     Args:
         original: what was given, invalid pixels zero.
+        shown: what the encoder was shown of it: the same, or the mixtures of a sketch.
         pasted: visible patches as given, predicted patches as predicted.
-        visible: one where the encoder saw the pixel.
+        visible: one where the encoder saw the pixel, or a mixture in its place.
         predicted: one where `pasted` shows a prediction.
         leaked_statistics: true when the patch mean and scale of predictions were read from the
             truth: a method with patch-normalised targets cannot know them (mae.md, "Gotchas").
     """
 
     original: Float[Tensor, "b c *s"]
+    shown: Float[Tensor, "b c *s"]
     pasted: Float[Tensor, "b c *s"]
     visible: Float[Tensor, "b 1 *s"]
     predicted: Float[Tensor, "b 1 *s"]
@@ -92,13 +94,23 @@ def reconstruct(method: Method, output: Output, *, all_hidden: bool = True) -> R
     patches = put(context.patches.float(), index, predict_pixels(method, output, index))
     target = pixel_head(method).target
     assert isinstance(target, PixelTarget)
+    original = context.images.float()
     return Reconstruction(
-        context.images.float(),
+        original,
+        original if plan.sketch is None else _sketched(output),
         unpatchify(patches, context.grid),
-        _pixel_mask(output, plan.visible),
+        _pixel_mask(output, plan.visible if plan.sketch is None else index),
         _pixel_mask(output, index),
         target.norm_pix,
     )
+
+
+def _sketched(output: Output) -> Float[Tensor, "b c *s"]:
+    """Return the mixtures of patches that stand in the place of each."""
+    context, sketch = output.context, output.plan.sketch
+    assert sketch is not None
+    weight = None if context.absent is None else (~context.absent)[..., None].float()
+    return unpatchify(sketch.kept(context.patches.float(), weight), context.grid)
 
 
 def _pixel_mask(output: Output, index: Int[Tensor, "b q"]) -> Shaped[Tensor, "b 1 *s"]:

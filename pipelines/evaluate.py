@@ -41,7 +41,7 @@ class StudyOptions:
     """Measure the whole suite on sample data, over several seeds, instead of one model."""
 
     name: Annotated[
-        Literal["satellite", "faces", "scaling"] | None, tyro.conf.arg(name="study")
+        Literal["satellite", "faces", "ct", "scaling"] | None, tyro.conf.arg(name="study")
     ] = None
     """Study of this domain: writes OUT/DOMAIN.md with its pictures. Killed runs continue."""
     samples: Path | None = None
@@ -287,13 +287,13 @@ def reconstruction_score(
 ) -> ReconstructionScore | None:
     """Score masked reconstruction of test images, spread evenly over the split.
 
-    None when it was not asked for, there is no image, or the model predicts no pixels: also when
-    its decoder came with no imported file and was never trained.
+    None when it was not asked for, there is no image, the model hides no tokens but mixes them, or
+    it predicts no pixels: also when its decoder came with no imported file and was never trained.
     """
     rows = group.rows(config.test)
     fresh = loaded.extra.get("fresh", ())
     pixels = any(f"heads.{name}" not in fresh for name in pixel_heads(loaded.method))
-    if not config.reconstruct or not len(rows) or not pixels:
+    if not config.reconstruct or not len(rows) or not pixels or not loaded.method.mask.num_visible:
         return None
     amount = min(config.reconstruct, len(rows))
     picked = rows[np.linspace(0, len(rows) - 1, amount).astype(np.int64)]

@@ -188,10 +188,11 @@ def reconstruction_section(
     )
     found = reconstruct_batch(method, batch, domain, normaliser, wishes.seed)
     share = method.mask.num_visible / method.grid.num_tokens
+    seen = f"{share:.0%} of the patches are seen" if share else "no patch is seen as it is"
     what = (
         f"{len(rows)} images spread evenly over "
         f"{'the whole store' if split == 'all' else f'split {split!r}'}, not chosen by how they "
-        f"look; {share:.0%} of the patches are seen."
+        f"look; {seen}."
     )
     blocks: tuple[Block, ...] = (gallery(found, tuple(f"row {row}" for row in rows), what),)
     if split == "all":

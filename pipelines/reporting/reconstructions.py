@@ -23,6 +23,11 @@ from .pictures import HIDDEN, Rgb, heat, painted, picture_uri, tiled
 from .volumes import Look, brightest_error, planes_in_words
 
 _HEAD = ("original", "what the encoder saw", "reconstruction", "error")
+_HIDDEN = "Hidden patches are grey."
+_MIXED = (
+    "The encoder saw no patch as it is but, in its place, the mean of a few patches with random "
+    "signs; what that mean loses is what training asks for."
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Shown:
 
     Args:
         original: the image; black where it has no data.
-        visible: the same, grey where the encoder did not see it.
+        visible: what the encoder was shown of it, grey where that was nothing.
         pasted: visible patches as they are, hidden ones as predicted.
         error: of the predicted pixels.
     """
@@ -98,8 +103,8 @@ def reconstruct_batch(
         shown=show(result, valid, domain, normaliser),
         leaked_statistics=result.leaked_statistics,
         legend=(
-            "Hidden patches are grey. Error: from black (none) to pale yellow "
-            f"({brightest_error(normaliser)[1]}).{planes_in_words(valid.ndim - 1)}"
+            f"{_HIDDEN if output.plan.sketch is None else _MIXED} Error: from black (none) to "
+            f"pale yellow ({brightest_error(normaliser)[1]}).{planes_in_words(valid.ndim - 1)}"
         ),
         error=float(square[hidden].mean()) if hidden.any() else 0.0,
         constant_share=_constant_share(target, context, everything),
@@ -112,15 +117,14 @@ def show(
 ) -> tuple[Shown, ...]:
     """Return pictures of a reconstruction.
 
-    Original and reconstruction are stretched as one picture, so a visible pixel has exactly the
-    same colour in both.
+    All are stretched as one picture, so a visible pixel has exactly the same colour in each.
     """
     look = Look(normaliser, valid.ndim - 1)
     original, pasted, keep = look(result.original), look(result.pasted), look(valid)
-    both = domain.to_rgb(
-        normaliser.denormalise(torch.cat([original, pasted], dim=-1)),
+    three = domain.to_rgb(
+        normaliser.denormalise(torch.cat([original, pasted, look(result.shown)], dim=-1)),
         domain.display_bands(normaliser),
-        torch.cat([keep, keep], dim=-1),
+        torch.cat([keep] * 3, dim=-1),
     )
     width = original.shape[-1]
     seen = (look(result.visible).bool()[:, 0] & keep).cpu().numpy()
@@ -129,12 +133,12 @@ def show(
     top, _ = brightest_error(normaliser)
     return tuple(
         Shown(
-            original=pair[:, :width],
-            visible=painted(pair[:, :width], ~s & v, HIDDEN),
-            pasted=pair[:, width:],
+            original=row[:, :width],
+            visible=painted(row[:, 2 * width :], ~s & v, HIDDEN),
+            pasted=row[:, width : 2 * width],
             error=heat(np.where(p, e, 0.0), top),
         )
-        for pair, s, v, p, e in zip(both, seen, keep.cpu().numpy(), predicted, error, strict=True)
+        for row, s, v, p, e in zip(three, seen, keep.cpu().numpy(), predicted, error, strict=True)
     )
 
 

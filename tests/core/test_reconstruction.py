@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_methods import tiny
 
 from mimkit.core.batch import Batch, Progress
 from mimkit.core.grid import Grid, patchify
@@ -68,3 +69,19 @@ def test_a_perfect_prediction_shows_the_truth(monkeypatch) -> None:
     torch.testing.assert_close(
         predict_pixels(method, output, index)[0], patches[0], rtol=1e-4, atol=1e-4
     )
+
+
+def test_a_sketch_is_shown_in_place_of_the_image() -> None:
+    torch.manual_seed(0)
+    method = build(tiny("ropim"), Grid.for_image((16, 24), 4, 3))
+    images = torch.randn(2, 3, 16, 24)
+    with torch.no_grad():
+        output = method(Batch(images, None, torch.arange(2)), Progress(0.0, 10), Noise(1))
+    picture = reconstruct(method, output)
+    sketch = output.plan.sketch
+    assert sketch is not None
+    expected = sketch.kept(patchify(images, (4, 4)))
+    torch.testing.assert_close(patchify(picture.shown, (4, 4)), expected)
+    assert picture.visible.all()
+    assert picture.predicted.all()
+    assert torch.equal(picture.original, images)
