@@ -31,12 +31,19 @@ def spread(values: Values, digits: int = 3) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def table(columns: Sequence[str], rows: Rows) -> str:
-    """Return a Markdown table whose cells are values of all seeds."""
+def table(columns: Sequence[str], rows: Rows, digits: Sequence[int] | None = None) -> str:
+    """Return a Markdown table whose cells are values of all seeds.
+
+    Args:
+        columns: names.
+        rows: name of a line and its cells.
+        digits: decimals of every column, three each when not given.
+    """
+    places = digits or [3] * len(columns)
     head = "| | " + " | ".join(columns) + " |"
     lines = [head, "|---" * (len(columns) + 1) + "|"]
     for name, cells in rows:
-        lines.append(f"| {name} | " + " | ".join(spread(cell) for cell in cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(map(spread, cells, places)) + " |")
     return "\n".join(lines)
 
 

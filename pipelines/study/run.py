@@ -8,7 +8,7 @@ from pathlib import Path
 from ...core.errors import UsageError
 from ...core.files import replacing, write_text
 from ..progress import say
-from . import clouds, faces, finetuning, reconstruct, scaling, scenes, settings
+from . import clouds, ct, faces, finetuning, reconstruct, scaling, scenes, settings
 from .page import Section
 from .units import Study
 
@@ -88,6 +88,7 @@ PARTS: dict[str, Callable[[Study], Section]] = {
 STUDIES: dict[str, dict[str, Callable[[Study], Section]]] = {
     "satellite": PARTS,
     "faces": {faces.NAME: faces.section},
+    "ct": {ct.NAME: ct.section},
     "scaling": {scaling.NAME: scaling.section},
 }
 """Parts of the study of each domain."""
