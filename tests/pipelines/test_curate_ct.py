@@ -20,6 +20,7 @@ from mimkit.datasets.errors import DataError
 from mimkit.datasets.manifest import KEPT, ManifestRow, manifest_rows, read_manifest
 from mimkit.datasets.readers.volume import open_volume, read_labels
 from mimkit.datasets.volume_geometry import VolumeGeometry
+from mimkit.datasets.volumes import Volume
 from mimkit.datasets.writers.label_map import write_label_map
 from mimkit.domains.ct.curate.cut import starts
 from mimkit.domains.ct.domain import CT
@@ -299,6 +300,33 @@ def test_a_volume_that_looks_the_same_is_found(tmp_path: Path, wanted: Any) -> N
     # Both are in one part, which needs one to be left out when they were drawn for two.
     assert len(parts["P3"] | parts["Z"]) == 1
     assert len(dropped) == 1 if wanted == "drop" else len(dropped) <= 1
+
+
+def test_faults_of_series_are_rows_or_corrected(tmp_path: Path) -> None:
+    """Missing slices are refused, copies left out, the tilt of a gantry taken out."""
+    root = tmp_path / "all"
+    for seed, name in enumerate(("good", "gap", "copies")):
+        paths = write_ct_series(root / name, body(seed)[0], patient=name)
+        if name == "gap":
+            paths[9].unlink()
+        if name == "copies":
+            shutil.copy(paths[4], root / name / "again.dcm")
+    volume = body(3)[0]
+    affine = volume.geometry.affine
+    affine[1, 2] += 0.6  # mm that each slice of 4 mm is shifted
+    tilted = VolumeGeometry.from_affine(affine, volume.geometry.shape)
+    write_ct_series(root / "tilt", Volume(volume.array, tilted), patient="tilt")
+    options = {"labels": "none", "allow_identified": True, "max_broken_share": 1.0}
+    rows = curate(root, tmp_path / "out", **options)
+    (broken,) = [row for row in rows if row.status not in (KEPT, "low_body")]
+    assert (broken.id, broken.status) == ("gap", "unreadable")
+    assert "1 slices are missing" in (broken.reason or "")
+    by_name = {row.id.partition(":")[0]: row for row in kept(rows)}
+    assert set(by_name) == {"good", "copies", "tilt"}
+    assert "1 repeated slices were left out" in by_name["copies"].facts["doubts"]
+    assert by_name["tilt"].measures["tilt_degrees"] == pytest.approx(8.53, abs=0.01)
+    assert by_name["tilt"].affine is not None
+    assert VolumeGeometry(by_name["tilt"].affine, SIZE).shear < 0.01
 
 
 def test_contours_and_segmentation_objects_are_labels(samples: Path, tmp_path: Path) -> None:
