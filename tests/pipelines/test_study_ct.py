@@ -16,6 +16,7 @@ from mimkit.pipelines.stores import open_group
 from mimkit.pipelines.study import ct, ct_data, ct_organs, ct_tumours, scenes
 
 ENCODER = EncoderConfig(embed_dim=24, depth=5, num_heads=2, patch_size=(4, 8, 8))
+CROP = (12, 24, 24)
 DECODER = DecoderConfig(dim=16, depth=1, num_heads=2)
 
 
@@ -64,8 +65,12 @@ def test_study_from_files_to_page(
     monkeypatch.setattr(ct, "load_recipe", tiny)
     monkeypatch.setattr(ct, "EPOCHS", 1)
     monkeypatch.setattr(ct, "TUNE_EPOCHS", 1)
-    monkeypatch.setattr(ct, "RATES", (0.05, 0.1))
-    monkeypatch.setattr(ct_data, "STRIDE", ct_data.CROP)
+    monkeypatch.setattr(ct, "RATES", (0.1,))
+    for module in (ct, ct_data):
+        monkeypatch.setattr(module, "CROP", CROP)
+        monkeypatch.setattr(module, "SPACING", (8.0, 6.0, 6.0))
+    monkeypatch.setattr(ct_data, "STRIDE", CROP)
+    monkeypatch.setattr(ct_data, "OTHERS", ("chest_small",))
     monkeypatch.setattr(ct_organs, "MOST", 12)
     monkeypatch.setattr(ct_organs, "LEAST", 3)
     monkeypatch.setattr(scenes, "_TURNS", 2)
