@@ -32,6 +32,9 @@ class DoctorConfig:
     """Folder whose disk is measured: where stores and runs are to be."""
     disk_mb: int = 256
     """Megabytes of the file that is written there for a moment; 0 leaves the disk alone."""
+    talk_seconds: int = 120
+    """Time limit for two processes to add up a number, as distributed training does; 0 leaves
+    that out."""
     data: Path | None = None
     """Folder that `mimkit curate` wrote: measures how fast its samples are read."""
     group: str | None = None
@@ -73,7 +76,7 @@ def check(config: DoctorConfig) -> None:
     """Raise UsageError for a setting that cannot be used, naming field, value and fix."""
     if not config.folder.is_dir():
         raise UsageError(f"folder {config.folder}", "does not exist", "give one that does")
-    for name, least in (("disk_mb", 0), ("channels", 1), ("samples", 1)):
+    for name, least in (("disk_mb", 0), ("talk_seconds", 0), ("channels", 1), ("samples", 1)):
         value = getattr(config, name)
         if value is not None and value < least:
             raise UsageError(f"{name} {value}", "is too small", f"use {least} or more")
@@ -90,6 +93,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
         return findings
     from .machine.disk import disk
     from .machine.hardware import hardware
+    from .machine.talking import talking
     from .recipe import load_recipe
     from .stores import open_group
 
@@ -99,6 +103,8 @@ def examine(config: DoctorConfig) -> list[Finding]:
     findings += hardware()
     if config.disk_mb:
         findings += disk(config.folder, config.disk_mb * 10**6)
+    if config.talk_seconds:
+        findings += talking(config.talk_seconds)
     rate = None if group is None else _loader_rate(group, config.seconds)
     predicted = None if recipe is None else _forecast(recipe, config, group)
     if group is not None and rate is not None:

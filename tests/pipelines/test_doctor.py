@@ -330,6 +330,7 @@ def test_one_page_about_everything(
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(recipe_yaml(TINY))
     words = ["doctor", "--folder", str(tmp_path), "--disk-mb", "1", "--seconds", "0.05"]
+    words += ["--talk-seconds", "0"]
     words += ["--data", str(store), "--recipe", str(recipe), "--device", "cpu"]
     assert main(words) == 0
     page = capsys.readouterr().out
