@@ -29,7 +29,7 @@ from .ct_data import (
     patients,
     unlabelled,
 )
-from .ct_organs import PROBES
+from .ct_organs import PROBES, SIZES, column
 from .ct_tumours import BATCH, RATES, Tuning
 from .page import Section, Values, spread, table, verdict
 from .pictures import bars
@@ -49,6 +49,7 @@ ROWS = {
     "MAE": "MAE, pre-trained, equal time",
     SCRATCH: "random initialisation",
 }
+COLUMNS = tuple(column(size, kind) for size in SIZES for kind in PROBES)
 METRICS = {"dice": "Dice", "hd95": "HD95, mm", "nsd": "NSD at 2 mm"}
 
 
@@ -65,34 +66,46 @@ def timing_unit() -> Unit:
     return Unit(NAME, "timing", "scenes:time_steps", {"recipes": recipes, "store": unlabelled(0)})
 
 
-def encoder_units(study: Study, epochs: Mapping[str, int]) -> list[Unit]:
-    """Return pre-training with the organ probe, and what both are compared with."""
+def pretraining_units(study: Study, epochs: Mapping[str, int]) -> list[Unit]:
+    """Return pre-training of both methods with every seed."""
+    return [
+        Unit(NAME, f"{method}-{seed}", "ct:pretrain_encoder", {"method": method, "recipe": plain})
+        for seed in range(study.seeds)
+        for method in RECIPES
+        for plain in [to_plain(recipe(method, seed, epochs[method]))]
+    ]
+
+
+def judging_units(study: Study, epochs: Mapping[str, int]) -> list[Unit]:
+    """Return the organ probe of both methods, and everything that they are compared with."""
     units = []
-    samples = str(study.samples)
+    samples = {"samples": str(study.samples)}
     for seed in range(study.seeds):
         for method in RECIPES:
             plain = to_plain(recipe(method, seed, epochs[method]))
-            given = {"samples": samples, "method": method, "recipe": plain}
-            units.append(Unit(NAME, f"{method}-{seed}", "ct:pretrain_and_probe", given))
-        plain = to_plain(recipe("Hi-End-MAE", seed, EPOCHS))
-        given = {"samples": samples, "recipe": plain}
-        units.append(Unit(NAME, f"{SCRATCH}-{seed}", "ct:probe_random", given))
-        given = {"samples": samples, "seed": seed}
-        units.append(Unit(NAME, f"pixels-{seed}", "ct:probe_pixels", given))
+            given = {**samples, "method": method, "recipe": plain}
+            units.append(Unit(NAME, f"organ-{method}-{seed}", "ct:probe_trained", given))
+        given = {**samples, "recipe": to_plain(recipe("Hi-End-MAE", seed, EPOCHS))}
+        units.append(Unit(NAME, f"organ-{SCRATCH}-{seed}", "ct:probe_random", given))
+        given = {**samples, "seed": seed}
+        units.append(Unit(NAME, f"organ-pixels-{seed}", "ct:probe_pixels", given))
         tested = divide(patients(study.samples), seed).tested
         given = {"samples": str(study.samples / "ct" / SARCOMA), "judged": tested}
         units.append(Unit(NAME, f"place-{seed}", "ct_tumours:by_place", given))
     return units
 
 
-def pretrain_and_probe(work: Path, samples: str, method: str, recipe: Mapping[str, Any]) -> Numbers:
-    """Pre-train without the tested patients, then ask the frozen encoder for organs."""
+def pretrain_encoder(work: Path, method: str, recipe: Mapping[str, Any]) -> Numbers:
+    """Pre-train without the tested patients and return the CPU minutes."""
     started = time.process_time()
-    seed = recipe["seed"]
-    encoder = pretrained(work, method, recipe, unlabelled(seed))
-    minutes = (time.process_time() - started) / 60
-    found = ct_organs.judge(Path(samples), seed, *ct_organs.kinds(encoder))
-    return {"cpu_minutes": minutes, **found}
+    pretrained(work, method, recipe, unlabelled(recipe["seed"]))
+    return {"cpu_minutes": (time.process_time() - started) / 60}
+
+
+def probe_trained(work: Path, samples: str, method: str, recipe: Mapping[str, Any]) -> Numbers:
+    """Ask a frozen pre-trained encoder for organs."""
+    encoder = pretrained(work, method, recipe, unlabelled(recipe["seed"]))
+    return ct_organs.judge(Path(samples), recipe["seed"], *ct_organs.kinds(encoder))
 
 
 def probe_random(work: Path, samples: str, recipe: Mapping[str, Any]) -> Numbers:
@@ -170,7 +183,7 @@ def goals(results: Mapping[str, Numbers], seeds: int) -> list[str]:
         verdict(f"{one} over {ROWS[other]}, tumour Dice", dice(one), dice(other))
         for one, other in pairs
     ]
-    for kind in PROBES:
+    for kind in COLUMNS[: len(PROBES)]:
         lines += [
             verdict(
                 f"{one} over {ROWS[other]}, organ, {kind}",
@@ -186,7 +199,7 @@ def organ(
     results: Mapping[str, Numbers], start: str, kind: str, seeds: int, features: str = "encoder"
 ) -> list[float]:
     """Return the balanced accuracy of a probe with every seed."""
-    return [results[f"{start}-{seed}"][features][kind] for seed in range(seeds)]
+    return [results[f"organ-{start}-{seed}"][features][kind] for seed in range(seeds)]
 
 
 def tumour_table(results: Mapping[str, Numbers], seeds: int) -> str:
@@ -213,14 +226,14 @@ def patient_table(results: Mapping[str, Numbers], seeds: int) -> str:
 
 def organ_table(results: Mapping[str, Numbers], seeds: int) -> str:
     """Return the balanced accuracy of the probes on every kind of features."""
-    rows = [(name, [organ(results, s, k, seeds) for k in PROBES]) for s, name in ROWS.items()]
+    rows = [(name, [organ(results, s, k, seeds) for k in COLUMNS]) for s, name in ROWS.items()]
     for features, name in {
         "three numbers": "mean, deviation, centre value",
-        "raw patch": "patch averaged to 8 x 8 x 8",
+        "raw patch": "patch as at most 8 x 8 x 8 means",
     }.items():
-        rows.append((name, [organ(results, "pixels", k, seeds, features) for k in PROBES]))
-    chance = mean_of(results, "pixels", "chance", seeds)
-    return table(PROBES, [*rows, ("chance", [chance] * len(PROBES))])
+        rows.append((name, [organ(results, "pixels", k, seeds, features) for k in COLUMNS]))
+    chance = mean_of(results, "organ-pixels", "chance", seeds)
+    return table(COLUMNS, [*rows, ("chance", [chance] * len(COLUMNS))])
 
 
 def section(study: Study) -> Section:
@@ -229,7 +242,8 @@ def section(study: Study) -> Section:
         make_stores(study.samples, study.work, seed)
     timing = run_units([timing_unit()], study, "ct: timing")["timing"]
     epochs = equal_time(EPOCHS, timing, next(iter(RECIPES)))
-    results = run_units(encoder_units(study, epochs), study, "ct: encoders")
+    results = run_units(pretraining_units(study, epochs), study, "ct: pre-training")
+    results |= run_units(judging_units(study, epochs), study, "ct: organs")
     chosen = choose_rates(study, epochs)
     rates = {start: best_rate(scores) for start, scores in chosen.items()}
     results |= tune_all(study, epochs, rates)
@@ -238,12 +252,12 @@ def section(study: Study) -> Section:
             name,
             [
                 mean_of(results, f"tumour-{start}", "dice", study.seeds),
-                *(organ(results, start, kind, study.seeds) for kind in PROBES),
+                *(organ(results, start, kind, study.seeds) for kind in COLUMNS[: len(PROBES)]),
             ],
         )
         for start, name in ROWS.items()
     ]
-    columns = ("tumour Dice", *(f"organ, {kind}" for kind in PROBES))
+    columns = ("tumour Dice", *(f"organ, {kind}" for kind in COLUMNS[: len(PROBES)]))
     text = f"""{data_text(study)}
 
 {budget_text(results, timing, epochs, study.seeds)}
@@ -336,14 +350,16 @@ Dice of each patient, with the seed that tests them:"""
 
 def organ_text(results: Mapping[str, Numbers], seeds: int) -> str:
     """Return what the probe asks, in words."""
-    facts = [results[f"pixels-{seed}"] for seed in range(seeds)]
+    facts = [results[f"organ-pixels-{seed}"] for seed in range(seeds)]
     judged = statistics.fmean(fact["judged"] for fact in facts)
     classes = sorted({name for fact in facts for name in fact["classes"]})
-    return f"""Patches of 96 mm (32^3 voxels of the file) of `totalseg_example`, drawn anew
-with each seed: {facts[0]["positions"]} positions, at most {ct_organs.MOST} of an organ.
-Each eighth of the volume is judged by probes that were taught with positions elsewhere whose
-patches share no voxel with any patch of that eighth. So large a gap leaves {judged:.0f} positions
-of organs that are on both sides of it: {", ".join(classes)} (left and right, all ribs and all
-vertebrae are one class each). Labels were made by a model. Balanced accuracy. Features: mean and
-deviation of the tokens of the blocks that the segmentation head reads, and the mean of the eight
-tokens at the centre."""
+    blocks = " x ".join(map(str, ct_organs.BLOCKS))
+    return f"""Patches of `totalseg_example` of 96 mm along each axis (32^3 voxels of the file) and
+of 32 x 48 x 48 mm (eight tokens), drawn anew with each seed: {facts[0]["positions"]} positions, at
+most {ct_organs.MOST} of an organ. Each block of the volume ({blocks} of them) is judged by probes
+that were taught with positions elsewhere, 48 mm or more from every judged one along some axis:
+small patches share no voxel with those that are judged, large ones overlap, but none holds the
+centre of a judged one. {judged:.0f} positions are of organs that can be taught so:
+{", ".join(classes)} (left and right, all ribs and all vertebrae are one class each). Labels were
+made by a model. Balanced accuracy. Features: mean and deviation of the tokens of the blocks that
+the segmentation head reads, and the mean of the eight tokens at the centre."""

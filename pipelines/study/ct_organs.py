@@ -1,14 +1,17 @@
-"""The organ probe of the CT study: which organ is at the centre of a patch of 96 mm (32^3 at 3 mm).
+"""The organ probe of the CT study: which organ is at the centre of a patch.
 
 Regions, not positions, are divided: a block of the volume is judged by probes that were taught
-with positions whose patches share no voxel with any patch of that block. Left and right are one
-class, and so are all ribs and all vertebrae: otherwise a class would be in one region only.
+with positions at least 48 mm from all that are judged, along some axis. So patches of up to 48 mm
+share no voxel with them, and larger ones do not hold the centre of one. (With no voxel in common
+patches of 96 mm leave too little of a body of 36 cm: what remains for teaching holds hardly any of
+the organs that are asked for, and raw voxels are then below chance.) Left and right are one class,
+and so are all ribs and all vertebrae: otherwise a class would be in one region only.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +34,15 @@ from .ct_data import ABDOMEN, SPACING
 from .ct_tumours import TAPS
 from .units import Numbers
 
-SIZE = (24, 32, 32)
-"""Voxels of a patch, at 4 x 3 x 3 mm: 96 mm along each axis."""
+SIZES = {"96 mm": (24, 32, 32), "48 mm": (8, 16, 16)}
+"""Voxels of patches, at 4 x 3 x 3 mm: 32^3 voxels of the file, and eight tokens (32 x 48 x 48)."""
+
+GAP = (12, 16, 16)
+"""Voxels between the centre of a patch that teaches and any that is judged, along some axis."""
 
 PROBES = ("linear", "kNN")
-MOST, LEAST = 60, 10  # positions of a class; what is needed to teach and to judge it
-BLOCKS = (2, 2, 2)
+MOST, LEAST = 40, 8  # positions of a class; what is needed to teach and to judge it
+BLOCKS = (3, 2, 2)
 """Parts of the volume along depth, height and width; each is judged by the others."""
 
 _APART = 2  # voxels between positions
@@ -104,15 +110,17 @@ def draw_places(loaded: Loaded, seed: int) -> Places:
     return Places(joined, organs, blocks, tuple(classes))
 
 
-def batches(loaded: Loaded, places: Places, normaliser: Normaliser) -> Iterator[Batch]:
+def batches(
+    loaded: Loaded, places: Places, normaliser: Normaliser, sizes: Sequence[int]
+) -> Iterator[Batch]:
     """Yield the patches around positions; what is beyond the volume is absent, as air is."""
-    sides = [(size // 2, size) for size in SIZE]
+    sides = [(size // 2, size) for size in sizes]
     voxels = torch.from_numpy(np.pad(loaded.voxels, sides))
     body = torch.from_numpy(np.pad(loaded.body, sides))
     for start in range(0, len(places.centres), _BATCH):
         some = places.centres[start : start + _BATCH].tolist()
         # Padding moves everything by half a patch, so a centre is where its patch begins.
-        boxes = [tuple(slice(a, a + s) for a, s in zip(c, SIZE, strict=True)) for c in some]
+        boxes = [tuple(slice(a, a + s) for a, s in zip(c, sizes, strict=True)) for c in some]
         valid = torch.stack([body[box] for box in boxes])
         stored = torch.stack([voxels[box] for box in boxes])[:, None]
         yield Batch(normaliser(stored, valid), valid, torch.arange(len(some)))
@@ -121,12 +129,13 @@ def batches(loaded: Loaded, places: Places, normaliser: Normaliser) -> Iterator[
 def encoder_features(encoder: Encoder) -> Extract:
     """Return mean and deviation of a patch's tokens, and the mean of the eight at its centre."""
     pooling = Pooling(taps=TAPS)
-    shape = [size // side for size, side in zip(SIZE, encoder.grid.patch, strict=True)]
-    middle = tuple(slice(n // 2 - 1, n // 2 + 1) for n in shape)
 
     def extract(batch: Batch) -> Float[Tensor, "b f"]:
-        tokens = token_features(encoder, batch, pooling)
-        centre = tokens.unflatten(1, shape)[(slice(None), *middle)].mean(dim=(1, 2, 3))
+        sides = zip(batch.images.shape[2:], encoder.grid.patch, strict=True)
+        shape = [size // side for size, side in sides]
+        middle = (slice(n // 2 - 1, n // 2 + 1) for n in shape)
+        tokens = token_features(encoder, batch, pooling).unflatten(1, shape)
+        centre = tokens[(slice(None), *middle)].mean(dim=(1, 2, 3))
         return torch.cat([image_features(encoder, batch, pooling), centre], dim=1)
 
     return extract
@@ -135,7 +144,8 @@ def encoder_features(encoder: Encoder) -> Extract:
 def three_numbers(batch: Batch) -> Float[Tensor, "b 3"]:
     """Return mean, deviation and centre value of a patch, within the window."""
     flat = batch.images.flatten(1)
-    centre = batch.images[(slice(None), 0, *(size // 2 for size in SIZE))]
+    middle = (size // 2 for size in batch.images.shape[2:])
+    centre = batch.images[(slice(None), 0, *middle)]
     return torch.stack([flat.mean(dim=1), flat.std(dim=1), centre], dim=1)
 
 
@@ -144,14 +154,14 @@ def raw_patch(batch: Batch) -> Float[Tensor, "b 512"]:
     return thumbnail(batch, side=8)
 
 
-def distinct(one: Int[np.ndarray, "n 3"], other: Int[np.ndarray, "m 3"]) -> Bool[np.ndarray, " n"]:
-    """Return which patches of the first share no voxel with any of the second."""
-    apart: Bool[np.ndarray, "n m 3"] = np.abs(one[:, None] - other[None]) >= np.array(SIZE)
-    return np.all(np.any(apart, axis=2), axis=1)
+def apart(one: Int[np.ndarray, "n 3"], other: Int[np.ndarray, "m 3"]) -> Bool[np.ndarray, " n"]:
+    """Return which positions of the first keep the gap to all of the second."""
+    wide: Bool[np.ndarray, "n m 3"] = np.abs(one[:, None] - other[None]) >= np.array(GAP)
+    return np.all(np.any(wide, axis=2), axis=1)
 
 
-def judge(samples: Path, seed: int, *sources: tuple[str, Callable[[Batch], Tensor]]) -> Numbers:
-    """Return the balanced accuracy of both probes for each kind of features.
+def judge(samples: Path, seed: int, *sources: tuple[str, Extract]) -> Numbers:
+    """Return the balanced accuracy of both probes for each kind of features and size of patches.
 
     Args:
         samples: folder of the samples.
@@ -161,19 +171,26 @@ def judge(samples: Path, seed: int, *sources: tuple[str, Callable[[Batch], Tenso
     loaded = read_abdomen(samples)
     places = draw_places(loaded, seed)
     normaliser = Normaliser(scale=(1.0,), offset=(0.0,), window=WINDOW, spacing=SPACING)
-    parts: dict[str, list[Tensor]] = {name: [] for name, _ in sources}
-    for batch in batches(loaded, places, normaliser):
-        for name, extract in sources:
-            parts[name].append(extract(batch))
-    found: Numbers = {name: probe(torch.cat(rows), places, seed) for name, rows in parts.items()}
-    counted = judged_rows(places)
-    chance = 1 / len(np.unique(places.organs[counted]))
-    facts = {"positions": len(counted), "judged": int(counted.sum()), "chance": chance}
-    return {
-        **found,
-        **facts,
-        "classes": sorted({places.classes[i] for i in places.organs[counted]}),
+    judged = judged_rows(places)
+    classes = sorted({places.classes[place] for place in places.organs[judged]})
+    found: Numbers = {
+        "positions": len(judged),
+        "judged": int(judged.sum()),
+        "chance": 1 / len(classes),
+        "classes": classes,
     }
+    for name, extract in sources:
+        found[name] = {}
+        for size, voxels in SIZES.items():
+            rows = [extract(batch) for batch in batches(loaded, places, normaliser, voxels)]
+            for kind, share in probe(torch.cat(rows), places, seed).items():
+                found[name][column(size, kind)] = share
+    return found
+
+
+def column(size: str, kind: str) -> str:
+    """Return the name of a number: "96 mm, linear"."""
+    return f"{size}, {kind}"
 
 
 def folds(
@@ -185,7 +202,7 @@ def folds(
     """
     for block in np.unique(places.blocks):
         inside = places.blocks == block
-        teach = ~inside & distinct(places.centres, places.centres[inside])
+        teach = ~inside & apart(places.centres, places.centres[inside])
         counts = np.bincount(places.organs[teach], minlength=len(places.classes))
         yield teach, inside & (counts[places.organs] >= LEAST)
 
@@ -218,7 +235,7 @@ def probe(features: Float[Tensor, "n f"], places: Places, seed: int) -> dict[str
     }
 
 
-def kinds(encoder: Encoder | None) -> Sequence[tuple[str, Callable[[Batch], Tensor]]]:
+def kinds(encoder: Encoder | None) -> list[tuple[str, Extract]]:
     """Return the features of an encoder, or the yardsticks without one."""
     if encoder is None:
         return [("three numbers", three_numbers), ("raw patch", raw_patch)]
