@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import UsageError
 from .grid import unpatchify
 from .method import Head, Method, Output
-from .targets.pixels import PixelTarget
+from .targets.pixels import CentredTarget, PixelTarget
 from .tokens import membership, put
 
 
@@ -25,8 +25,8 @@ class Reconstruction:
         pasted: visible patches as given, predicted patches as predicted.
         visible: one where the encoder saw the pixel, or a mixture in its place.
         predicted: one where `pasted` shows a prediction.
-        leaked_statistics: true when the patch mean and scale of predictions were read from the
-            truth: a method with patch-normalised targets cannot know them (mae.md, "Gotchas").
+        leaked_statistics: true when mean or scale of predictions were read from the truth: a
+            method with normalised targets cannot know them (mae.md, "Gotchas").
     """
 
     original: Float[Tensor, "b c *s"]
@@ -101,7 +101,7 @@ def reconstruct(method: Method, output: Output, *, all_hidden: bool = True) -> R
         unpatchify(patches, context.grid),
         _pixel_mask(output, plan.visible if plan.sketch is None else index),
         _pixel_mask(output, index),
-        target.norm_pix,
+        target.norm_pix or isinstance(target, CentredTarget),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
@@ -21,7 +22,7 @@ from ..grid import Grid
 from ..method import Head, Method
 from ..objectives.dense import l1
 from ..objectives.frequency import FrequencyLoss, absolute, focal, focal_l1
-from ..targets.pixels import PixelTarget
+from ..targets.pixels import CentredTarget, PixelTarget
 from .config_beit import BEiTConfig, infer_beit
 from .simmim import unit_mask
 from .spec import MethodSpec
@@ -83,6 +84,12 @@ class A2MIMConfig:
     1e-6."""
     error: Literal["l1", "focal-l1"] = "l1"
     """Error of a pixel; the focal one, for CNNs, makes little of small errors."""
+    focal_alpha: float = 0.2
+    """Slope of the focal error's weight, 2 sigmoid(alpha error) - 1."""
+    focal_gamma: float = 1.0
+    """Power of that weight."""
+    residual: bool = False
+    """Predict what is to be added to each channel's mean over the image, as one released run."""
     frequency_weight: float = 0.1
     """Factor on the frequency loss; 0 leaves it out."""
     frequency_loss: Literal["focal", "plain"] = "focal"
@@ -108,21 +115,23 @@ def a2mim(config: A2MIMConfig, grid: Grid) -> Method:
         UsageError: when the mask ratio leaves nothing to see or nothing to predict, or a ResNet
             is to read something else than images of two axes in tokens of 32 pixels.
     """
-    encoder, target = config.encoder.build(grid), PixelTarget(norm_pix=False)
-    published = config.as_published
+    encoder, published = config.encoder.build(grid), config.as_published
+    target = CentredTarget() if config.residual else PixelTarget(norm_pix=False)
     mask = unit_mask(grid, config.mask_ratio, config.mask_unit, as_published=published)
     is_cnn = isinstance(encoder, ResNet)
     width = encoder.width_at(config.mask_layer) if is_cnn else encoder.embed_dim
     corruption = FillAndToken(width, config.mask_layer, config.mask_gamma, all_pixels=published)
-    loss = l1 if config.error == "l1" else focal_l1
+    form = {"alpha": config.focal_alpha, "gamma": config.focal_gamma}
+    loss = l1 if config.error == "l1" else partial(focal_l1, **form)
     heads: dict[str, Any] = {"pixels": Head(TrunkReader(), target, loss)}
     if config.frequency_weight:
-        plain = absolute if config.error == "l1" else focal
+        plain = absolute if config.error == "l1" else partial(focal, **form)
         heads["frequency"] = FrequencyLoss(
             config.frequency_weight,
             error=plain if config.frequency_loss == "plain" else None,
             visible_share=config.frequency_visible,
             fill=config.frequency_fill,
+            target=target,
             over_batch=published,
         )
     trunk = LinearTrunk(grid, encoder.embed_dim, target.out_dim(grid))

@@ -15,7 +15,8 @@ from ..grid import unpatchify
 from ..masking.plan import MaskPlan
 from ..method import HeadResult, Objective
 from ..targets.contract import TargetValue
-from ..tokens import membership
+from ..targets.pixels import PixelTarget
+from ..tokens import all_tokens, membership
 from .dense import l1
 
 ErrorLoss = Callable[[Tensor], Tensor]
@@ -38,10 +39,13 @@ def focal(
 
 
 def focal_l1(
-    prediction: Float[Tensor, "b q t"], target: TargetValue
+    prediction: Float[Tensor, "b q t"],
+    target: TargetValue,
+    alpha: float = 0.2,
+    gamma: float = 1.0,
 ) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
-    """Return the mean focal error of each token and one where the token counts."""
-    cost = focal((prediction.float() - target.values).abs())
+    """Return the mean focal error of each token and one where the token counts; see `focal`."""
+    cost = focal((prediction.float() - target.values).abs(), alpha, gamma)
     return l1(cost, TargetValue(torch.zeros_like(cost), target.weight))
 
 
@@ -57,6 +61,7 @@ class FrequencyLoss(Objective):
             al., ICCV 2021): squared errors, weighted by their logarithm over its maximum.
         visible_share: share of the prediction that stays at visible pixels.
         fill: what else is there: the truth, the prediction without gradient, or half of each.
+        target: what the trunk predicts, where that is not the pixels as they are.
         over_batch: average spectra over the batch before the focal loss, as published, and not
             compare those of each image. The loss then depends on how a batch is cut.
     """
@@ -68,11 +73,13 @@ class FrequencyLoss(Objective):
         error: ErrorLoss | None = None,
         visible_share: float = 0.0,
         fill: Literal["target", "mixed", "prediction"] = "mixed",
+        target: PixelTarget | None = None,
         over_batch: bool = False,
     ) -> None:
         super().__init__()
         self.weight, self.error = weight, error
         self.visible_share, self.fill, self.over_batch = visible_share, fill, over_batch
+        self.target = PixelTarget(norm_pix=False) if target is None else target
 
     def forward(
         self, features: Features, plan: MaskPlan, context: Context, earlier: Earlier
@@ -93,7 +100,8 @@ class FrequencyLoss(Objective):
         self, prediction: Float[Tensor, "b n p"], plan: MaskPlan, context: Context
     ) -> Float[Tensor, "b n p"]:
         """Return prediction minus truth, visible tokens mixed and numbers without data zero."""
-        error = prediction - context.patches.float()
+        every = all_tokens(len(prediction), prediction.shape[1], prediction.device)
+        error = prediction - self.target(context, every).values
         hidden = membership(plan.predict, prediction.shape[1])[..., None].float()
         share = hidden + (1.0 - hidden) * self.visible_share
         error = share * error + (1.0 - share) * FILLS[self.fill] * error.detach()

@@ -99,3 +99,32 @@ class PixelTarget:
             return values, None
         weight = take(context.weight, index).float()
         return values, weight.repeat_interleave(context.grid.channels, dim=-1)
+
+
+@dataclass(frozen=True)
+class CentredTarget(PixelTarget):
+    """Raw pixels less their channel's mean over the image (a2mim.md, step 5, "residual").
+
+    A prediction is to be read with that mean added. It is the truth's, over all its pixels.
+
+    Args:
+        norm_pix: must stay false; nothing is divided.
+    """
+
+    norm_pix: bool = False
+
+    def __call__(self, context: Context, index: Int[Tensor, "b q"]) -> TargetValue:
+        """Return the centred pixels of the tokens at `index` and the weight of each number."""
+        values, weight = self.raw(context, index)
+        return TargetValue(values - self.statistics(context, index).mean, weight)
+
+    def statistics(self, context: Context, index: Int[Tensor, "b q"]) -> PatchStatistics:
+        """Return the mean of every number's channel; nothing was divided."""
+        grid, pixels = context.grid, context.images.float().flatten(2)
+        if context.weight is None:
+            mean = pixels.mean(dim=2)
+        else:  # invalid pixels are zero
+            counts = context.weight.float().sum(dim=(1, 2)).clamp_min(1.0)
+            mean = pixels.sum(dim=2) / counts[:, None]
+        each = mean.repeat(1, grid.patch_pixels)[:, None].expand(-1, index.shape[1], -1)
+        return PatchStatistics(each, torch.ones_like(each), torch.ones_like(each))

@@ -20,7 +20,9 @@ from mimkit.core.methods import MethodConfig, build
 from mimkit.core.methods.a2mim import ResNetConfig, resnet_config
 from mimkit.core.noise import Noise
 from mimkit.core.objectives.frequency import focal_frequency
-from mimkit.core.tokens import membership
+from mimkit.core.reconstruction import pixel_head, reconstruct
+from mimkit.core.targets.pixels import CentredTarget
+from mimkit.core.tokens import all_tokens, membership
 from mimkit.core.training.flops import training_flops
 
 RESNET = resnet_config(ResNetConfig(depths=(1, 2, 1, 1), width=4))
@@ -240,3 +242,25 @@ def test_a_vit_of_the_paper_has_its_tables() -> None:
     assert table.shape == (732, 2)
     assert full.get_parameter("encoder.pos_embed").shape == (1, 197, 24)
     assert "encoder.rel_pos_bias.relative_position_bias_table" not in full.state_dict()
+
+
+def test_the_residual_is_what_is_added_to_the_mean_of_each_channel() -> None:
+    method = build(tiny("a2mim", residual=True), Grid.for_image((16, 16), 4, 3))
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    valid = torch.ones(2, 16, 16, dtype=torch.bool)
+    valid[1, :2] = False
+    batch = Batch(images + 5, valid, torch.arange(2))
+    output = method(batch, Progress(1.0, 10), Noise(3))
+    every = all_tokens(2, 16, torch.device("cpu"))
+    target = pixel_head(method).target
+    assert isinstance(target, CentredTarget)
+    value = target(output.context, every)
+    assert value.weight is not None
+    for row in range(2):
+        for channel in range(3):
+            numbers = value.values[row, :, channel::3][value.weight[row, :, channel::3] > 0]
+            assert abs(float(numbers.mean())) < 1e-5
+    picture = reconstruct(method, output)
+    hidden = picture.predicted.bool().expand_as(picture.pasted)
+    assert picture.leaked_statistics
+    assert abs(float(picture.pasted[hidden].mean()) - 5) < 1, "the mean is added again"

@@ -18,6 +18,7 @@ from mimkit.core.methods.a2mim import ResNetConfig
 from mimkit.core.methods.config_beit import BEiTConfig
 from mimkit.core.noise import FixedNoise
 from mimkit.core.reconstruction import pixel_head
+from mimkit.core.targets.pixels import PixelTarget
 from mimkit.core.tokens import all_tokens, membership
 
 from .common import Case, gradient_norms, inputs, names, run_step, unit_draws
@@ -147,6 +148,9 @@ def a2mim_config(published: Mapping) -> A2MIMConfig:
         mask_layer=published["mask_layer"] + (0 if is_vit else 1),
         mask_gamma=published["mask_init"] or None,
         error="l1" if head["loss"]["mode"] == "l1_loss" else "focal-l1",
+        focal_alpha=head["loss"].get("alpha", 0.2),
+        focal_gamma=head["loss"].get("gamma", 1.0),
+        residual=published["residual"],
         frequency_weight=head["fft_weight"],
         frequency_loss="focal" if head["fft_focal"] else "plain",
         frequency_visible=head["fft_unmask_weight"],
@@ -168,15 +172,18 @@ def run_a2mim(case: Case) -> dict[str, Tensor]:
     seen: list[Tensor] = []
     trunk.register_forward_hook(lambda *found: (found[2].retain_grad(), seen.append(found[2]))[1])
     output = run_step(method, images, unit_draws(method, given["noise"], config.mask_unit))
-    filled = corruption.fill(output.context, output.plan)
+    filled, target = corruption.fill(output.context, output.plan), pixel_head(method).target
+    assert isinstance(target, PixelTarget)
+    statistics = target.statistics(output.context, every(method, len(images)))
+    mean = 0.0 if statistics is None else statistics.mean
     hidden = membership(output.plan.predict, method.grid.num_tokens)[..., None]
-    every = {
+    parts = {
         "masked_input": filled,
-        "prediction": seen[0],
+        "prediction": seen[0] + mean,
         "grad_prediction": seen[0].grad,
         "mask": hidden.expand_as(filled).float(),
     }
-    pictures = {name: unpatchify(tokens, method.grid) for name, tokens in every.items()}
+    pictures = {name: unpatchify(tokens, method.grid) for name, tokens in parts.items()}
     return {
         "loss": output.loss,
         "loss_spatial": output.terms["pixels"],
