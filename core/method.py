@@ -263,6 +263,10 @@ class Method(nn.Module):
             return self.encoder.visible_flops(self.num_encoded)
         return self.corruption.encoder_flops(self.encoder, self.grid)
 
+    def scalars(self) -> dict[str, Tensor]:
+        """Return numbers that parts want to see in the log beside the loss, by name."""
+        return getattr(self.neck, "scalars", dict)()
+
     def after_step(self, progress: Progress) -> None:
         """Let the teacher follow; called after every update of the weights.
 

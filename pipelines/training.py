@@ -253,12 +253,14 @@ def write_line(job: Job, progress: Progress, result: StepResult) -> str:
     """Log a step; returns what the progress bar shows."""
     loss = float(result.loss)  # reading it waits for the device, so the speed below is honest
     speed = job.meter.read()
+    told = getattr(job.engine.model, "scalars", dict)()
     job.folder.log(
         {
             "step": job.position.total,
             "epoch": progress.epoch,
             "loss": loss,
             "terms": {name: float(value) for name, value in result.terms.items()},
+            **({"scalars": {name: float(value) for name, value in told.items()}} if told else {}),
             "lr": result.lr,
             "grad_norm": float(result.grad_norm),
             **_speed(speed),

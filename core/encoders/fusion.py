@@ -39,7 +39,7 @@ class TapFusion(nn.Module):
                 f"are not rising blocks that end with the last of {depth}",
                 f"use numbers from 0 that end with {depth - 1}",
             )
-        self.taps, self.dim = tuple(early), dim
+        self.taps, self.last, self.dim = tuple(early), last, dim
         self.projections = nn.ModuleList(nn.Linear(dim, dim) for _ in early)
         start = torch.ones(len(blocks), 1, 1, 1)
         if early:
@@ -52,6 +52,12 @@ class TapFusion(nn.Module):
     def weights(self) -> Float[Tensor, " k"]:
         """Share of each layer in the sum."""
         return self.proj_weights.flatten().softmax(dim=0)
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Return the shares by the number of the block, for the log (mff.md, step 6)."""
+        blocks = (*self.taps, self.last)
+        shares = zip(blocks, self.weights.detach(), strict=True)
+        return {f"fusion/{block}": share for block, share in shares}
 
     def forward(
         self, last: Float[Tensor, "b t d"], taps: Mapping[int, Tensor]

@@ -141,3 +141,11 @@ def released(method: Method) -> dict[str, torch.Tensor]:
             name = name.replace(ours, theirs)
         out[name] = value
     return out
+
+
+def test_the_shares_of_the_layers_are_told_to_the_log() -> None:
+    method = make()
+    told = method.scalars()
+    assert list(told) == ["fusion/0", "fusion/2", "fusion/4"]
+    assert float(torch.stack(list(told.values())).sum()) == pytest.approx(1.0)
+    assert make(MAEConfig(encoder=CONFIG.encoder, decoder=CONFIG.decoder)).scalars() == {}
