@@ -2,7 +2,7 @@
 
 Wang et al., "Hard Patches Mining for Masked Image Modeling", CVPR 2023, arXiv 2304.05919.
 Composition: hard mask (scored by a slow teacher that sees the whole image), drop, ViT, a trunk with
-two joint decoders, pixels with squared error and a ranking of the losses.
+two joint decoders, pixels with squared error (or the teacher's tokens) and a ranking of the losses.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from torch import Tensor
 
 from ..batch import Progress
 from ..decoders.trunk import JointTrunk, TrunkDecoder
+from ..encoders.contract import Encoder
 from ..grid import Grid
 from ..masking.hard import HardMask
 from ..masking.plan import count, seen_and_hidden
 from ..method import Head, Method
-from ..objectives.dense import l2
+from ..objectives.dense import TokenLoss, l2, unit_l2
 from ..objectives.ranking import LossPrediction, absolute, relative
+from ..targets.contract import Target
+from ..targets.features import TeacherTokens
 from ..targets.pixels import PixelTarget
 from ..teacher import Teacher
 from .config import DecoderConfig, EncoderConfig
@@ -42,6 +45,8 @@ class HPMConfig:
     """Both decoders, one for pixels and one for losses."""
     mask_ratio: float = 0.75
     """Share of tokens that are hidden and predicted."""
+    target: Literal["pixels", "features"] = "pixels"
+    """Predict pixels, or the direction of the teacher's tokens of the whole image."""
     hard_share: float = 0.5
     """Share of the hidden tokens that are the hardest ones at the end of the run; it grows from
     zero in proportion to the epochs."""
@@ -81,6 +86,15 @@ def momentum(start: float, end: float, epochs: int, progress: Progress) -> float
     return start + min(int(progress.epoch) / max(epochs, 1), 1.0) * (end - start)
 
 
+def first_head(config: HPMConfig, encoder: Encoder) -> tuple[Target, TokenLoss, int]:
+    """Return what is predicted, its loss, and the FLOP that the teacher spends on it."""
+    if config.target == "features":
+        whole = encoder.forward_flops(encoder.grid.num_tokens)
+        return TeacherTokens(encoder.embed_dim), unit_l2, whole
+    floor = 0.0 if config.as_published else config.noise_floor
+    return PixelTarget(config.norm_pix, floor), l2, 0
+
+
 def hpm(config: HPMConfig, grid: Grid) -> Method:
     """Compose HPM for a grid of any rank.
 
@@ -91,22 +105,20 @@ def hpm(config: HPMConfig, grid: Grid) -> Method:
     num_visible, num_hidden = seen_and_hidden(
         num_tokens, config.mask_ratio, truncated=config.as_published
     )
-    target = PixelTarget(config.norm_pix, 0.0 if config.as_published else config.noise_floor)
     encoder, form = config.encoder.build(grid), config.decoder
+    target, loss, score_flops = first_head(config, encoder)
     prefix = encoder.num_prefix_tokens
     trunk = JointTrunk(grid, encoder.embed_dim, form.dim, prefix)
     # The released loss head has as many outputs as a patch has numbers, and averages them.
     towers = [
-        TrunkDecoder(
-            grid, form.dim, form.depth, form.num_heads, grid.patch_dim, prefix, form.mlp_ratio
-        )
-        for _ in range(2)
+        TrunkDecoder(grid, form.dim, form.depth, form.num_heads, num, prefix, form.mlp_ratio)
+        for num in (target.out_dim(grid), grid.patch_dim)
     ]
     heads = {
-        "pixels": Head(towers[0], target, l2),
+        config.target: Head(towers[0], target, loss),
         "hardness": LossPrediction(
             towers[1],
-            "pixels",
+            config.target,
             relative if config.hardness_loss == "relative" else absolute,
             config.hardness_weight,
             over_batch=config.as_published,
@@ -115,12 +127,14 @@ def hpm(config: HPMConfig, grid: Grid) -> Method:
     rise = partial(momentum, config.momentum, config.final_momentum, config.momentum_epochs)
     teacher = Teacher({"encoder": encoder, "trunk": trunk, RANKING: towers[1]}, rise)
     everything = num_tokens + prefix
+    score_flops += trunk.forward_flops(everything)
+    score_flops += towers[1].forward_flops(everything, num_tokens)
     mask = HardMask(
         num_visible,
         num_hidden,
         partial(num_hard, num_hidden, config.hard_share),
         RANKING,
-        trunk.forward_flops(everything) + towers[1].forward_flops(everything, num_tokens),
+        score_flops,
     )
     return Method("hpm", grid, mask, encoder, heads, trunk=trunk, teacher=teacher)
 

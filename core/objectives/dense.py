@@ -49,3 +49,12 @@ def smooth_l1(
         prediction.float(), target.values, reduction="none", beta=beta
     )
     return _token_mean(error, target.weight)
+
+
+def unit_l2(
+    prediction: Float[Tensor, "b q t"], target: TargetValue
+) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q"]]:
+    """Return the squared distance of each token's direction to its truth, a unit vector."""
+    near = functional.normalize(prediction.float(), dim=-1)
+    mean, counts = _token_mean((near - target.values).square(), target.weight)
+    return mean * prediction.shape[-1], counts

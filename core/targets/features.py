@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
 
 from ..context import Context
+from ..encoders.contract import Encoder
 from ..errors import UsageError
 from ..grid import Grid
 from ..tokens import take
@@ -54,3 +56,33 @@ class FeatureTarget:
             )
         values = take(features, index).float()
         return TargetValue(functional.layer_norm(values, (self.dim,), eps=self.eps))
+
+
+@dataclass(frozen=True)
+class TeacherTokens:
+    """What a slow copy of the encoder says of whole images, as unit vectors (hpm.md).
+
+    Args:
+        dim: width of the encoder.
+    """
+
+    dim: int
+
+    def out_dim(self, grid: Grid) -> int:
+        """Return the teacher's width."""
+        del grid
+        return self.dim
+
+    def __call__(self, context: Context, index: Int[Tensor, "b q"]) -> TargetValue:
+        """Return the directions of the teacher's tokens at `index`.
+
+        Raises:
+            UsageError: when the method has no teacher.
+        """
+        if context.teacher is None:
+            raise UsageError("TeacherTokens", "finds no teacher", "give the method one")
+        encoder = context.teacher.copy_of("encoder")
+        assert isinstance(encoder, Encoder)
+        with torch.no_grad():
+            tokens = encoder.encode_patches(context.patches, absent=context.absent).last
+        return TargetValue(functional.normalize(take(tokens, index).float(), dim=-1))

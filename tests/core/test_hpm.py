@@ -10,6 +10,7 @@ import torch
 from tiny_methods import ENCODER, tiny
 
 from mimkit.core.batch import Batch, Progress
+from mimkit.core.encoders.contract import Encoder
 from mimkit.core.grid import Grid
 from mimkit.core.masking.hard import HardMask
 from mimkit.core.method import Method
@@ -17,7 +18,7 @@ from mimkit.core.methods import HPMConfig, build
 from mimkit.core.noise import Noise
 from mimkit.core.objectives.ranking import absolute, relative
 from mimkit.core.reconstruction import pixel_head
-from mimkit.core.tokens import membership
+from mimkit.core.tokens import membership, take
 from mimkit.core.training.engine import PlainEngine, split
 from mimkit.core.training.optim import OptimConfig
 
@@ -139,3 +140,21 @@ def test_micro_batches_change_nothing_unless_as_published() -> None:
         differences[published] = abs(float(losses[0] - losses[1]))
     assert differences[False] < 1e-5
     assert differences[True] > 1e-5
+
+
+def test_features_of_the_slow_encoder_may_take_the_place_of_pixels() -> None:
+    torch.manual_seed(0)
+    method = build(tiny("hpm", target="features"), Grid.for_image((16, 24), 4, 3))
+    images = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+    output = method(Batch(images, None, torch.arange(2)), Progress(5.0, 10), Noise(3))
+    assert method.teacher is not None
+    encoder = method.teacher.copy_of("encoder")
+    assert isinstance(encoder, Encoder)
+    truth = take(encoder.encode(images).last, output.plan.predict)
+    near = torch.nn.functional.cosine_similarity(output.predictions["features"], truth, dim=-1)
+    torch.testing.assert_close(output.terms["features"], (2 - 2 * near).mean())
+    output.loss.backward()
+    assert all(p.grad is None for p in method.teacher.parameters())
+    used = [n for n, p in method.named_parameters() if p.grad is not None and p.grad.any()]
+    assert any(name.startswith("heads.features.") for name in used)
+    assert any(name.startswith("encoder.") for name in used)
