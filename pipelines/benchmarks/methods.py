@@ -40,9 +40,9 @@ CLAIMS = {
     "shown here: it takes accuracies after full trainings, and the publication states the cost of "
     "an epoch (0.7 GPU hours with ViT-B) without MAE's beside it. The row says what a step costs.",
     "selectivemae": "SelectiveMAE claims 2.1 times the throughput of MAE, with ViT-B.",
-    "dmjd": "DMJD claims 101 hours where ConvMAE takes 300 (eight A100): half of the epochs, with "
-    "two views of every image in a step. That is not shown here: ConvMAE is not part of the suite, "
-    "so the row compares a step of two views with one view of an MAE.",
+    "dmjd": "DMJD claims 101 hours where ConvMAE takes 300 (eight A100): 400 epochs of two views "
+    "against 1600 of one. That is not shown here: ConvMAE is not part of the suite, so the row "
+    "compares a step of two views with one view of an MAE.",
     "hi-end-mae": "Hi-End-MAE states no cost; the row says what its decoder saves.",
     "itpn-clip": "itpn-clip has a frozen teacher as large as CLIP's ViT-B/16, at random weights: "
     "its forward on whole images is part of the step.",
