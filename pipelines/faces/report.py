@@ -15,7 +15,6 @@ from ...core.batch import Batch
 from ...core.checkpoints.model_dir import LoadedModel
 from ...core.files import write_text
 from ...core.heads.curves import Roc, roc, undefined
-from ...core.masking.facial import CLASSES
 from ...core.reconstruction import pixel_heads
 from ...domains.domain import get_domain
 from ..features import stored_batches
@@ -33,10 +32,10 @@ from ..reporting.blocks import (
     Text,
     Verdict,
 )
-from ..reporting.embedding import hex_colour, palette
 from ..reporting.environment import environment
-from ..reporting.pictures import overlay, picture_uri
+from ..reporting.pictures import picture_uri
 from ..reporting.reconstructions import reconstruct_batch, untrained_heads
+from ..reporting.regions import MAP, region_legend, region_pictures
 from .charts import det_chart, reliability_chart, robustness_chart, roc_chart
 from .judge import Judged
 from .protocols import Fold
@@ -44,7 +43,7 @@ from .results import THRESHOLDS, FaceEvaluation, gathered, spread
 from .rows import Face, classes
 from .scoring import MODEL, Reading
 
-_MASKS = ("face", "parsing map", "what the encoder saw", "reconstruction", "error")
+_MASKS = ("face", MAP, "what the encoder saw", "reconstruction", "error")
 
 
 @dataclass(frozen=True)
@@ -129,9 +128,10 @@ def verdict(found: FaceEvaluation) -> Verdict:
     findings, tone = [], "plain"
     if best.auc_interval is not None:
         interval = best.auc_interval
+        drawn = "videos or photographs" if best.resampled == "videos" else best.resampled
         findings.append(
             f"95 % interval {interval.low:.3f} to {interval.high:.3f} over {interval.num_groups} "
-            f"{best.resampled}"
+            f"{drawn}"
         )
     if thumbnail is not None and thumbnail.auc is not None:
         gain = best.auc - thumbnail.auc
@@ -219,7 +219,8 @@ def error_gallery(fold: FoldPictures, reading: Reading, num: int) -> Gallery:
 
 
 def _caption(face: Face, score: float) -> str:
-    return " · ".join(filter(None, (f"{score:.3f}", face.collection, face.method)))
+    # A collection of one generator often has its name, which is said once.
+    return " · ".join(filter(None, dict.fromkeys((f"{score:.3f}", face.collection, face.method))))
 
 
 def pictures(reading: Reading, faces: Sequence[Face]) -> list[UInt8[np.ndarray, "h w 3"]]:
@@ -277,19 +278,16 @@ def mask_section(loaded: LoadedModel, reading: Reading, num: int, seed: int = 0)
         return None
     domain = get_domain(reading.normaliser.domain)
     made = reconstruct_batch(loaded.method, batch, domain, reading.normaliser, seed)
-    colours = palette(CLASSES)
     lines = []
-    regions = batch.regions.cpu().numpy().astype(np.uint8)
-    for row, shown, classes_of in zip(rows, made.shown, regions, strict=True):
-        painted = overlay(shown.original, classes_of, colours)
+    maps = region_pictures([shown.original for shown in made.shown], batch.regions)
+    for row, shown, painted in zip(rows, made.shown, maps, strict=True):
         parts = (shown.original, painted, shown.visible, shown.pasted, shown.error)
         cells = tuple(
             Picture(picture_uri(part), f"{what} of row {row}")
             for what, part in zip(_MASKS, parts, strict=True)
         )
         lines.append((f"row {row}", cells))
-    legend = tuple((name, hex_colour(colours[n])) for n, name in enumerate(CLASSES))
     caption = "Hidden patches are grey. Rows are spread evenly over the first store."
     if made.leaked_statistics:
         caption += " Targets are standardised, so contrast inside hidden patches is the truth's."
-    return Section("Masks by region", (Gallery(_MASKS, tuple(lines), caption, legend),))
+    return Section("Masks by region", (Gallery(_MASKS, tuple(lines), caption, region_legend()),))

@@ -194,7 +194,8 @@ def reconstruction_section(
         f"{'the whole store' if split == 'all' else f'split {split!r}'}, not chosen by how they "
         f"look; {seen}."
     )
-    blocks: tuple[Block, ...] = (gallery(found, tuple(f"row {row}" for row in rows), what),)
+    labels = tuple(f"row {row}" for row in rows)
+    blocks: tuple[Block, ...] = (gallery(found, labels, what, batch.regions),)
     if split == "all":
         blocks = (Text("The store has no held-out part: these were trained on.", "warn"), *blocks)
     return blocks, found

@@ -20,6 +20,7 @@ from ...core.tokens import all_tokens
 from ...domains.domain import Domain, Normaliser
 from .blocks import Gallery, Picture
 from .pictures import HIDDEN, Rgb, heat, painted, picture_uri, tiled
+from .regions import MAP, region_legend, region_pictures
 from .volumes import Look, brightest_error, planes_in_words
 
 _HEAD = ("original", "what the encoder saw", "reconstruction", "error")
@@ -188,19 +189,28 @@ def strip(found: Reconstructed, num: int) -> UInt8[np.ndarray, "p q 3"]:
     return tiled([shown.parts[:3] for shown in found.shown[:num]])
 
 
-def gallery(found: Reconstructed, labels: tuple[str, ...], what: str) -> Gallery:
+def gallery(
+    found: Reconstructed,
+    labels: tuple[str, ...],
+    what: str,
+    regions: Int[Tensor, "b h w"] | None = None,
+) -> Gallery:
     """Return the pictures as a block of the page.
 
     Args:
         found: pictures.
         labels: name of every image.
         what: which images these are.
+        regions: parsing maps, shown beside the images.
     """
+    maps = () if regions is None else region_pictures([s.original for s in found.shown], regions)
+    names = _HEAD if regions is None else (_HEAD[0], MAP, *_HEAD[1:])
     rows = []
-    for label, shown in zip(labels, found.shown, strict=True):
+    for place, (label, shown) in enumerate(zip(labels, found.shown, strict=True)):
+        parts = (shown.parts[0], *maps[place : place + 1], *shown.parts[1:])
         pictures = tuple(
             Picture(picture_uri(part), f"{head} of {label}")
-            for part, head in zip(shown.parts, _HEAD, strict=True)
+            for part, head in zip(parts, names, strict=True)
         )
         rows.append((label, pictures))
     caption = f"{what} {found.legend}"
@@ -210,4 +220,4 @@ def gallery(found: Reconstructed, labels: tuple[str, ...], what: str) -> Gallery
             "each hidden patch are taken from the truth: judge the structure inside of a patch, "
             "not its brightness."
         )
-    return Gallery(_HEAD, tuple(rows), caption)
+    return Gallery(names, tuple(rows), caption, () if regions is None else region_legend())
