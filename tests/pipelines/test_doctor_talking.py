@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mimkit.pipelines.machine import talking
+from mimkit.pipelines.machine.finding import Finding
 
 ALONE = """
 import sys, time
@@ -44,8 +45,9 @@ def test_what_a_process_says_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> No
 def test_nccl_has_a_line_where_there_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def noted(backend: str, num_processes: int, seconds: int) -> None:
+    def noted(backend: str, num_processes: int, seconds: int) -> Finding:
         asked.append((backend, num_processes, seconds))
+        return Finding(backend, "")
 
     monkeypatch.setattr(talking, "talk", noted)
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
