@@ -267,8 +267,13 @@ def infer_grid(
         WeightsError: when the encoder does not start with a convolution.
         UsageError: when there is no square table and no image size is given.
     """
-    kernels = [v for k, v in tensors.items() if k.startswith("encoder.") and v.ndim > 3]
-    kernel = tensors.get("encoder.patch_embed.proj.weight", kernels[0] if kernels else None)
+    # A linear layer may have the name, and a table as many axes as a kernel.
+    kernels = {
+        k: v
+        for k, v in tensors.items()
+        if k.startswith("encoder.") and k.endswith(".weight") and v.ndim > 2
+    }
+    kernel = kernels.get("encoder.patch_embed.proj.weight", next(iter(kernels.values()), None))
     if kernel is None:
         reason = "has no kernel that reads pixels"
         raise WeightsError("checkpoint", reason, "give a checkpoint that holds the encoder")

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import isqrt, prod
 from typing import Literal
 
 from torch import Tensor
 
 from ..encoders.conv_vit import ConvViT, ConvViTConfig
+from ..errors import WeightsError
 from ..grid import Grid
 from ..masking.complement import OrderedUnitMask, SharedComplement, UnitList
 from ..masking.plan import check_counts, count
@@ -26,7 +28,7 @@ from ..objectives.dense import TokenLoss, l1, l2, smooth_l1
 from ..objectives.visible import TokenProjector, VisibleHead
 from ..targets.central_hog import CentralHogTarget
 from ..views import Views
-from .config import DecoderConfig
+from .config import DecoderConfig, known_heads
 from .spec import MethodSpec
 
 LossName = Literal["l2", "l1", "smooth_l1"]
@@ -127,6 +129,48 @@ def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def infer(
+    state: Mapping[str, Tensor], *, num_heads: int | None = None, decoder_heads: int | None = None
+) -> DMJDConfig:
+    """Read the configuration from published tensors.
+
+    Raises:
+        WeightsError: for a file without the convolutions or the decoder of pre-training.
+        UsageError: when head counts have to be given.
+    """
+    kernels = [state.get(f"patch_embed{k}.proj.weight") for k in (1, 2, 3)]
+    head, first = state.get("decoder_pred.weight"), kernels[0]
+    stages = [kernel for kernel in kernels if kernel is not None]
+    if head is None or first is None or len(stages) < 3:
+        reason = "lacks patch_embed1 to patch_embed3 or decoder_pred"
+        raise WeightsError("checkpoint", reason, "give one of DMJD's pre-training")
+    widths, patch = [k.shape[0] for k in stages], prod(k.shape[-1] for k in stages)
+    depths = [
+        len({k.split(".")[1] for k in state if k.startswith(f"blocks{n}.")}) for n in (1, 2, 3)
+    ]
+    ratios = [
+        state[f"blocks{n}.0.mlp.fc1.weight"].shape[0] / width for n, width in enumerate(widths, 1)
+    ]
+    dim = head.shape[1]
+    cells = head.shape[0] // (CentralHogTarget.num_bins * first.shape[1])
+    return DMJDConfig(
+        encoder=ConvViTConfig(
+            embed_dims=(widths[0], widths[1], widths[2]),
+            depths=(depths[0], depths[1], depths[2]),
+            num_heads=known_heads("--num-heads", widths[2], num_heads, {768: 12, 1024: 16}),
+            mlp_ratios=(ratios[0], ratios[1], ratios[2]),
+            patch_size=patch,
+        ),
+        decoder=DecoderConfig(
+            dim=dim,
+            depth=len({k.split(".")[1] for k in state if k.startswith("decoder_blocks.")}),
+            num_heads=known_heads("--decoder-heads", dim, decoder_heads, {512: 16}),
+            mlp_ratio=state["decoder_blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        ),
+        cell=patch // max(isqrt(cells), 1),
+    )
+
+
 _HEADS = "heads.hog.predictor"
 
 SPEC = MethodSpec(
@@ -153,5 +197,6 @@ SPEC = MethodSpec(
         "predictor": "heads.visible.predictor.predictor",
     },
     prepare=prepare,
+    infer=infer,
     ranks=(2,),
 )

@@ -7,19 +7,24 @@ it, pixels standardised per patch, squared error.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from ..decoders.feature_pyramid import PyramidConfig, PyramidTrunk
 from ..decoders.trunk import TrunkDecoder
-from ..encoders.hivit import HiViT, HiViTConfig
+from ..encoders.hivit import CELLS, HiViT, HiViTConfig
+from ..errors import WeightsError
 from ..grid import Grid
 from ..masking.plan import seen_and_hidden
 from ..masking.strategies import RandomMask
 from ..method import Head, Method
 from ..objectives.dense import l2
 from ..targets.pixels import PixelTarget
-from .config import DecoderConfig
+from .config import DecoderConfig, known_heads
 from .spec import MethodSpec
 
 
@@ -104,6 +109,73 @@ PYRAMID_NAMES = {
 }
 """Published names of the encoder and its pyramid."""
 
+
+def infer_pyramid(
+    state: Mapping[str, Tensor], num_heads: int | None
+) -> tuple[HiViTConfig, PyramidConfig]:
+    """Read encoder and pyramid from the shapes of published tensors.
+
+    Raises:
+        WeightsError: for a file without a pyramid.
+        UsageError: when the head count has to be given.
+    """
+    kernel, split = state.get("patch_embed.proj.weight"), state.get("split_16to8.reduction.weight")
+    merges = sorted(
+        int(k.split(".")[1]) for k in state if re.fullmatch(r"blocks\.\d+\.reduction\.weight", k)
+    )
+    if kernel is None or split is None or len(merges) != 2:
+        reason = "has no patch_embed.proj.weight, no two mergings or no split_16to8"
+        raise WeightsError("checkpoint", reason, "give one of iTPN's pre-training")
+    num = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
+    width, more = CELLS * kernel.shape[0], 2 ** (kernel.ndim - 2)
+    first, last = "blocks.0", f"blocks.{num - 1}"
+    table = state.get(f"{last}.attn.relative_position_bias_table")
+    heads = num_heads if table is None else table.shape[1]
+
+    def ratio(block: str) -> float:
+        hidden, dim = state[f"{block}.mlp.fc1.weight"].shape
+        return hidden / dim
+
+    encoder = HiViTConfig(
+        embed_dim=width,
+        stem_depths=(merges[0], merges[1] - merges[0] - 1),
+        depth=num - merges[1] - 1,
+        num_heads=known_heads("--num-heads", width, heads, _ENCODER_HEADS),
+        patch_size=CELLS * kernel.shape[-1],
+        stem_ratio=ratio(first),
+        mlp_ratio=ratio(last),
+        relative_bias=table is not None,
+        layer_scale=0.1 if f"{last}.gamma_1" in state else None,
+    )
+    pyramid = PyramidConfig(
+        dim=split.shape[0] // more,
+        depth=len({k.split(".")[1] for k in state if k.startswith("block_16to8.")}),
+        levels=3 if "split_8to4.reduction.weight" in state else 2,
+    )
+    return encoder, pyramid
+
+
+def infer(
+    state: Mapping[str, Tensor], *, num_heads: int | None = None, decoder_heads: int | None = None
+) -> ITPNConfig:
+    """Read the configuration from published tensors; see `infer_pyramid`."""
+    encoder, pyramid = infer_pyramid(state, num_heads)
+    token = state.get("mask_token")
+    if token is None or "decoder_blocks.0.mlp.fc1.weight" not in state:
+        reason = "lacks mask_token or decoder_blocks"
+        raise WeightsError("checkpoint", reason, "give one of iTPN's pre-training on pixels")
+    dim = token.shape[-1]
+    decoder = DecoderConfig(
+        dim=dim,
+        depth=len({k.split(".")[1] for k in state if k.startswith("decoder_blocks.")}),
+        num_heads=known_heads("--decoder-heads", dim, decoder_heads, {512: 16}),
+        mlp_ratio=state["decoder_blocks.0.mlp.fc1.weight"].shape[0] / dim,
+    )
+    return ITPNConfig(encoder=encoder, pyramid=pyramid, decoder=decoder)
+
+
+_ENCODER_HEADS = {384: 6, 512: 8, 768: 12}
+
 SPEC = MethodSpec(
     ITPNConfig,
     itpn,
@@ -118,5 +190,6 @@ SPEC = MethodSpec(
     },
     # Integers that follow from the grid.
     ignored=("relative_position_index",),
+    infer=infer,
     learned_positions=True,
 )

@@ -19,6 +19,7 @@ from ..corruption import MaskToken
 from ..decoders.feature_pyramid import PyramidConfig, PyramidTrunk, UnitDecoder
 from ..encoders.clip_vit import ClipViTConfig
 from ..encoders.hivit import HiViTConfig
+from ..errors import WeightsError
 from ..frozen import FrozenTeacher
 from ..grid import Grid, per_axis
 from ..masking.plan import check_counts, count
@@ -27,7 +28,7 @@ from ..method import Head, Method
 from ..objectives.dense import smooth_l1
 from ..targets.features import FeatureTarget
 from .config import EncoderConfig
-from .itpn import PYRAMID_NAMES
+from .itpn import PYRAMID_NAMES, infer_pyramid
 from .spec import MethodSpec
 
 
@@ -125,6 +126,18 @@ def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if used or not k.endswith(_TABLE)}
 
 
+def infer(
+    state: Mapping[str, Tensor], *, num_heads: int | None = None, decoder_heads: int | None = None
+) -> ITPNClipConfig:
+    """Read the configuration from published tensors; see `infer_pyramid`."""
+    del decoder_heads  # the extra blocks have those of the encoder
+    encoder, pyramid = infer_pyramid(state, num_heads)
+    head = state.get("lm_head.weight")
+    if head is None:
+        raise WeightsError("checkpoint", "lacks lm_head", "give one of iTPN's with a teacher")
+    return ITPNClipConfig(encoder=encoder, pyramid=pyramid, teacher_dim=head.shape[0])
+
+
 _TABLE = "attn.relative_position_bias_table"
 
 SPEC = MethodSpec(
@@ -143,6 +156,7 @@ SPEC = MethodSpec(
     # Integers that follow from the grid.
     ignored=("relative_position_index",),
     prepare=prepare,
+    infer=infer,
     flat_patches=True,
     learned_positions=True,
 )
