@@ -12,6 +12,8 @@ from . import clouds, ct, faces, finetuning, reconstruct, scaling, scenes, setti
 from .page import Section
 from .units import Study
 
+READING = "## Reading"
+
 
 def run_study(study: Study, parts: tuple[str, ...], out: Path, domain: str = "satellite") -> Path:
     """Run parts of a study and write their page.
@@ -19,7 +21,8 @@ def run_study(study: Study, parts: tuple[str, ...], out: Path, domain: str = "sa
     Args:
         study: data, seeds, processes.
         parts: which parts; all when none is named.
-        out: folder of the page; sections of parts that are not run now stay as they were.
+        out: folder of the page; sections of parts that are not run now stay as they were, and so
+            does what people wrote at its end, from the line `## Reading` on.
         domain: which study of `STUDIES`.
 
     Returns:
@@ -42,9 +45,17 @@ def run_study(study: Study, parts: tuple[str, ...], out: Path, domain: str = "sa
     page = out / f"{domain}.md"
     done = [name for name in known if (folder / f"{name}.md").exists()]
     texts = [(folder / f"{name}.md").read_text(encoding="utf-8") for name in done]
-    write_text(page, "\n".join([heading(study, done, domain), *texts]))
+    write_text(page, "\n".join([heading(study, done, domain), *texts, *reading(page)]))
     say(f"written: {page}")
     return page
+
+
+def reading(page: Path) -> list[str]:
+    """Return what people wrote at the end of a page; no command could write it again."""
+    if not page.exists():
+        return []
+    _, found, words = page.read_text(encoding="utf-8").partition(f"\n{READING}\n")
+    return [f"{READING}\n{words}"] if found else []
 
 
 def write_picture(path: Path, png: bytes) -> None:
@@ -66,7 +77,7 @@ def heading(study: Study, done: list[str], domain: str = "satellite") -> str:
     gap = f"\nNot run yet: {', '.join(missing)} (leave out `--parts`).\n" if missing else ""
     return f"""# What pre-training brings: {domain}
 
-Everything on this page is written by one command, on two CPU cores, without a GPU:
+All figures on this page are written by one command, on two CPU cores, without a GPU:
 
 ```text
 mimkit evaluate --study {domain} --samples FOLDER --out docs/results --seeds {study.seeds}{parts}

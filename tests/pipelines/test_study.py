@@ -296,9 +296,11 @@ def test_only_the_named_parts_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(PARTS, name, part(name))
     study = Study(tmp_path, tmp_path / "work", 1, 1)
     run_study(study, ("clouds",), tmp_path / "out")
+    (tmp_path / "out" / "satellite.md").open("a").write("\n## Reading\n\nBy hand.\n")
     page = run_study(study, ("scenes",), tmp_path / "out")
     assert called == ["clouds", "scenes"]
     text = page.read_text()
+    assert text.endswith("\n## clouds\n\n## Reading\n\nBy hand.\n")
     assert text.index("## scenes") < text.index("## clouds")
     assert (tmp_path / "out" / "clouds.png").read_bytes() == b"png"
     assert json.dumps(text)
