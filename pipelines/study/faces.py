@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
 
 from ...core.config_tree import from_plain, to_plain
@@ -23,13 +22,13 @@ from ...core.heads.pool import Pooling
 from ...core.methods import FSFMConfig, MAEConfig
 from ..faces.judge import Scored, development_threshold
 from ..faces.protocols import Fold
-from ..faces.recognise import PROBES, identity_question, recognise
 from ..faces.rows import Face, classes, store_faces
 from ..faces.scoring import Reading, fit_detector
 from ..features import Source, image_source, pixel_sources, random_method
 from ..recipe import Recipe, load_recipe, recipe_grid
 from ..stores import open_group
 from .faces_data import CALTECH, JUDGED, ORL, REAL, SFHQ, STYLEGAN, make_stores
+from .faces_identity import DRAWS, IDENTITY, PIXELS, SHOTS, identify, subsection
 from .page import Section, table, verdict
 from .pictures import bars
 from .scenes import equal_time, mean_of, normaliser_of, pretrained
@@ -39,16 +38,13 @@ NAME = "faces"
 RECIPE = "fsfm/tiny"
 METHODS = ("FSFM", "MAE")
 EPOCHS = 60  # of FSFM; MAE gets the same time
-SHOTS, DRAWS = 3, 5
 UNSEEN, SEEN = "SFHQ, unseen", "StyleGAN3, seen"
-IDENTITY = {probe: f"ORL identity, {SHOTS} images, {probe}" for probe in PROBES}
 COLUMNS = (
     *(f"{name}: AUC" for name in (UNSEEN, SEEN)),
     f"{UNSEEN}: balanced accuracy, threshold from development",
     *IDENTITY.values(),
 )
 _JUDGED = (COLUMNS[0], IDENTITY["nearest neighbour"])
-_PIXELS = "16x16 pixels"
 
 
 def recipe(method: str, seed: int, epochs: int) -> Recipe:
@@ -60,6 +56,12 @@ def recipe(method: str, seed: int, epochs: int) -> Recipe:
         own = MAEConfig(encoder=own.encoder, decoder=own.decoder, mask_ratio=own.mask_ratio)
     optim = replace(base.optim, warmup_epochs=epochs / 10)
     return replace(base, method=own, optim=optim, epochs=epochs, seed=seed)
+
+
+def recipe_of(kind: str, seed: int, epochs: Mapping[str, int]) -> Recipe:
+    """Return the recipe of a kind of features; those without training have FSFM's."""
+    method = kind if kind in METHODS else "FSFM"
+    return recipe(method, seed, epochs[method])
 
 
 def timing_unit() -> Unit:
@@ -111,7 +113,7 @@ def judge_random(work: Path, recipe: Mapping[str, Any]) -> Numbers:
 def judge_pixels(work: Path, recipe: Mapping[str, Any]) -> Numbers:
     """Judge what small grey images give: the yardstick."""
     chosen: Recipe = from_plain(Recipe, recipe)
-    source = next(source for source in pixel_sources() if source.name == _PIXELS)
+    source = next(source for source in pixel_sources() if source.name == PIXELS)
     return judge(work, source, chosen)
 
 
@@ -168,23 +170,6 @@ def make_fold(faces: Sequence[Face]) -> Fold:
     return Fold("unseen generator", train, dev, tests)
 
 
-def identify(faces: Sequence[Face], features: torch.Tensor, seed: int) -> Numbers:
-    """Return the accuracy of both probes on people of ORL that pre-training never saw."""
-    places = [place for place, face in enumerate(faces) if face.collection == ORL]
-    question = identity_question([faces[place] for place in places], SHOTS)
-    lines = recognise(
-        question,
-        features[places][question.places],
-        fact="identity",
-        name="",
-        source_seed=None,
-        shots=SHOTS,
-        draws=DRAWS,
-        seed=seed,
-    )
-    return {IDENTITY[line.probe]: statistics.fmean(line.accuracy) for line in lines}
-
-
 KINDS = {
     "FSFM": "FSFM, pre-trained",
     "MAE": "MAE, pre-trained, equal time",
@@ -224,12 +209,19 @@ def section(study: Study) -> Section:
         for m in METHODS
     )
     shown = [(name, [cells[0], cells[-1]]) for name, cells in rows]
+    own = {
+        (kind, seed): to_plain(recipe_of(kind, seed, epochs))
+        for kind in KINDS
+        for seed in range(study.seeds)
+    }
     picture = bars("AUC, accuracy", (UNSEEN, f"ORL identity, {SHOTS} images"), shown)
     text = f"""{setting(study, budget)}
 
 {table(COLUMNS, rows)}
 
 {chr(10).join(goals(results, study.seeds))}
+
+{subsection(study, own, KINDS)}
 
 ![AUC and accuracy](faces.png)
 
