@@ -56,15 +56,15 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Table:
         say(f"ct-loader: {NUM_CROPS} crops in turns for {config.seconds:.0f} s")
         turns = take_turns(sides, config.seconds, torch.device("cpu"), "ct-loader")
         sizes = dict.fromkeys(sides, _bytes(folder / "cache")) | {OURS: _bytes(folder / "store")}
-    ratio = turns.speedup(OURS, ONE)
+    ratio, other = (turns.speedup(OURS, side, cpu=True) for side in (ONE, SEVERAL))
     return Table(
         "CT: crops per second beside MONAI's PersistentDataset with RandSpatialCrop",
         tuple(_row(side, turns, size) for side, size in sizes.items()),
         (
             Goal(
-                f"at least {FASTER:.0f} times as many crops as MONAI",
-                f"{ratio:.1f}, and {turns.speedup(OURS, SEVERAL):.1f} when MONAI takes "
-                f"{PER_VOLUME} crops of each volume that it reads",
+                f"at least {FASTER:.0f} times as many crops as MONAI in the same processor time",
+                f"{ratio:.1f}, and {other:.1f} when MONAI takes {PER_VOLUME} crops of each volume "
+                "that it reads",
                 ratio >= FASTER,
             ),
         ),
@@ -76,8 +76,10 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Table:
             "metadata; a read brings a whole volume. Ours hold crops that curation chose inside of "
             "the body, as int16; windowing is part of reading. MONAI's crops begin at any voxel and"
             " may be air, ours begin where curation put them.",
-            f"One process on each side, threads: {torch.get_num_threads()}. Files are in the "
-            f"memory of the system. Median of {turns.num_turns} turns.",
+            f"One process on each side, threads: {torch.get_num_threads()}. Ours reads ahead in a "
+            "thread beside them, which a clock on the wall favours where a core is idle; so the "
+            "goal is about processor time. Files are in the memory of the system. Median of "
+            f"{turns.num_turns} turns.",
         ),
     )
 
