@@ -7,11 +7,14 @@ without data are read by nobody, which no class of MONAI has.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..batch import Batch
 from ..errors import UsageError
@@ -66,7 +69,7 @@ def export_torchscript(
     whole = MaskedScores(task.model).eval()
     given = _with_bodies(probe(grid) if images is None else images)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), linear_of_torch():
         # torch says that TorchScript will go, and warns at every check of a shape, all constant.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(whole, given[:2], check_trace=False)
@@ -76,6 +79,20 @@ def export_torchscript(
             found = torch.jit.load(str(temporary), map_location="cpu")(given)
             require_equal(found, wanted, "TorchScript")
     return difference(found, wanted)
+
+
+@contextmanager
+def linear_of_torch() -> Iterator[None]:
+    """Undo for a while what DeepSpeed's stage 3 leaves behind in a process.
+
+    It puts a function of its own, which TorchScript cannot hold, in the place of torch's.
+    """
+    before = functional.linear
+    functional.linear = torch._C._nn.linear
+    try:
+        yield
+    finally:
+        functional.linear = before
 
 
 def _with_bodies(images: Float[Tensor, "b 1 *s"]) -> Float[Tensor, "c 2 *s"]:

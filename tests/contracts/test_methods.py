@@ -285,7 +285,13 @@ def gradients(method: Method) -> dict[str, torch.Tensor]:
     return {name: value.grad.clone() for name, value in named if value.grad is not None}
 
 
-@pytest.mark.parametrize("name", METHODS)
+NOT_CAPTURED = {
+    "lut": "its batch norm sees two batches in a step, so that running statistics which the graph "
+    "keeps for the backward pass are changed by then; the slow test compiles it"
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - set(NOT_CAPTURED)))
 def test_the_captured_graph_equals_eager(name: str) -> None:
     """Without code generation, which takes most of the time and is the compiler's own affair."""
     same_when_compiled(name, "aot_eager")

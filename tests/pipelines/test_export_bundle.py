@@ -35,6 +35,14 @@ def export(model: Path, out: Path) -> Path:
     return out
 
 
+class Double(torch.autograd.Function):
+    """A linear layer that TorchScript cannot hold, as DeepSpeed's stage 3 leaves one behind."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> torch.Tensor:
+        return x @ weight.t() + (0 if bias is None else bias)
+
+
 def run_bundle(bundle: Path, volumes: Path, out: Path) -> None:
     """Run a bundle as MONAI does, in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -152,3 +160,12 @@ def test_a_model_of_another_domain_is_refused(
     words = ["--to", "monai-bundle", "--out", str(tmp_path / "bundle")]
     assert main(["export", str(write_model(tmp_path / "model")), *words]) == 2
     assert "is a model of satellite images" in capsys.readouterr().err
+
+
+def test_a_linear_layer_that_others_put_in_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn.functional, "linear", Double.apply)
+    model = write_unetr(tmp_path / "model", token=True)
+    assert (export(model, tmp_path / "bundle") / "models" / "model.ts").exists()
+    assert torch.nn.functional.linear == Double.apply
