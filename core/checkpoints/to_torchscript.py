@@ -88,7 +88,7 @@ def linear_of_torch() -> Iterator[None]:
     It puts a function of its own, which TorchScript cannot hold, in the place of torch's.
     """
     before = functional.linear
-    functional.linear = torch._C._nn.linear
+    functional.linear = torch._C._nn.linear  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
