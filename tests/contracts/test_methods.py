@@ -256,7 +256,7 @@ def test_flop_formula_equals_the_counter(name: str) -> None:
     assert counter.get_total_flops() / num == pytest.approx(counted.training, rel=0.01)
 
 
-def same_when_compiled(name: str, backend: str) -> None:
+def assert_same_when_compiled(name: str, backend: str) -> None:
     """Compare loss and gradients of a step with those of the same step as a captured graph.
 
     Args:
@@ -294,11 +294,11 @@ NOT_CAPTURED = {
 @pytest.mark.parametrize("name", sorted(set(METHODS) - set(NOT_CAPTURED)))
 def test_the_captured_graph_equals_eager(name: str) -> None:
     """Without code generation, which takes most of the time and is the compiler's own affair."""
-    same_when_compiled(name, "aot_eager")
+    assert_same_when_compiled(name, "aot_eager")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", METHODS)
 def test_compiled_equals_eager(name: str) -> None:
-    same_when_compiled(name, "inductor")
+    assert_same_when_compiled(name, "inductor")
